@@ -1,0 +1,67 @@
+"""Data kinds, one file each: `describe` states what a plan needs without torch, `load` builds the data sets in a job.
+
+A data spec is `kind` or `kind:argument`, as in `digits`, `fake:3x32x32:10:1000`, `imagefolder:/data/flowers`. Importing
+this package or a kind must not import torch: the client describes, only the job loads.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Protocol, cast
+
+from gpuplan_job import discover
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.utils.data import Dataset
+
+    from gpuplan_job.contract import DataDescription
+
+    Samples = Dataset[tuple[Tensor, int]]
+
+
+class DataError(ValueError):
+    """The data named by a spec is absent, empty, unreadable or misspelt; the message says which and what to do."""
+
+
+class Kind(Protocol):
+    """What a file of this folder offers; `argument` is what stands after the colon."""
+
+    def describe(self, argument: str) -> DataDescription:
+        """State what a plan needs, reading no sample."""
+        ...
+
+    def load(self, argument: str, image_size: int | None) -> tuple[Samples, Samples]:
+        """Return the training and the validation data set."""
+        ...
+
+
+def describe(spec: str) -> DataDescription:
+    """Return samples, shape, classes and stored bytes of the data a spec names, without reading samples.
+
+    Raises:
+        DataError: the kind is unknown, its argument malformed, or the data is not there.
+    """
+    kind, argument = _split(spec)
+    return kind.describe(argument)
+
+
+def load(spec: str, image_size: int | None) -> tuple[Samples, Samples]:
+    """Return (training, validation) data sets of (image float tensor [C, H, W], class int) pairs. Imports torch.
+
+    `image_size` in pixels resizes to a square; None keeps the data's own size.
+
+    Raises:
+        DataError: the data cannot be read.
+    """
+    kind, argument = _split(spec)
+    return kind.load(argument, image_size)
+
+
+def _split(spec: str) -> tuple[Kind, str]:
+    name, _, argument = spec.partition(":")
+    package = sys.modules[__name__]
+    try:
+        return cast("Kind", discover.load(package, name)), argument
+    except LookupError as error:
+        raise DataError(f"unknown data {spec!r}: {error}") from error
