@@ -1,0 +1,180 @@
+"""From an LR range test to one LR, or to the reason why there is none: the gate that no bad LR passes.
+
+Called by the server when it binds a training and by the client that re-decides on stored curves; both get the same
+bits. Standard library only; it must not run, read or write anything.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from gpuplan_job import rules
+from gpuplan_job.contract import NoSuggestion, Suggestion
+from gpuplan_job.curve import divergence_lr, smooth
+from gpuplan_job.rules.base import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpuplan_job.contract import Curve, LrResult
+    from gpuplan_job.curve import SmoothedCurve
+    from gpuplan_job.rules.base import Rule
+
+LEAST_POINTS = 20
+"""With fewer, the noise of a curve is not known well enough to tell a fall from chance."""
+LEAST_DROP = 0.05
+"""Share of the starting loss that must be lost. Sweeps that learned took off 28 % and more; with shuffled labels a
+network still learns the classes' frequencies, which took 3 % off a freshly initialised ResNet-18."""
+CHANCE_DROP = 7.0
+"""Standard errors of the smooth curve that a drop may come to by chance: of curves of pure noise one in ten reaches 4
+and one in a thousand 7, because a minimum is taken over some thirty values."""
+DROP_OVER_NOISE = 12.0
+"""Standard errors that the drop must come to: leaves room for noise that is not Gaussian."""
+NOISE_OVER_DROP = 0.25
+"""Most noise of the averaged raw curve, as a share of the drop: beyond it the half-way level that marks the edge is
+less than two standard deviations from the valley and is crossed by chance."""
+LEAST_TREND = 3.5
+"""Standard scores of Mann-Kendall's trend test (Mann 1945, Kendall 1975) by which the raw losses must fall on their way
+to the minimum. A few lucky points make a drop but no trend; a fall over ten points or more scores 4."""
+_TREND_POINTS = 200
+"""The test compares all pairs: longer sweeps are thinned to about this many."""
+MOST_DISAGREEMENT = 4.0
+"""Largest over smallest pick of the single sweeps. Sound finders agree within 2x even over different batches, so each
+end may be a factor two off the middle, which costs a training little; beyond that it is not the same answer."""
+LARGEST_SHARE_OF_DIVERGENCE = 0.25
+"""For SGD the LR that diverged lay 4 to 10 times above the best one."""
+_DIGITS = 4
+"""Significant digits kept, so that the last bit of one machine's log10 cannot change a plan."""
+
+
+def suggest(result: LrResult, rule: str) -> Suggestion | NoSuggestion:
+    """Judge the curves of a range test and, if they can be trusted, let the rule pick the LR.
+
+    The LR holds for one GPU at the sweep's batch and a training of `sweep.reference_steps` steps. It is at most a
+    quarter of the smallest LR at which a sweep diverged; so are the ends of the band.
+
+    Raises:
+        LookupError: there is no such rule.
+        ValueError: the sweep's specification is empty (no iterations, no reference steps, no rising range).
+    """
+    spec = result.sweep
+    picker = _Picker(
+        rule,
+        rules.load(rule),
+        Sweep(
+            iterations=spec.iterations,
+            decades=math.log10(spec.lr_max / spec.lr_min) if 0 < spec.lr_min < spec.lr_max else 0.0,
+            reference_steps=spec.reference_steps,
+            optimizer=result.optimizer,
+        ),
+        divergence_lr(result.curves),
+    )
+    try:
+        curve = smooth(result.curves)
+    except ValueError as error:
+        return _too_short(str(error), picker)
+    return _judge_curve(curve, picker) or _judge_picks(curve, result.curves, picker)
+
+
+@dataclass(frozen=True)
+class _Picker:
+    """A rule with all it needs but the curve, and the cap that holds for every pick."""
+
+    name: str
+    rule: Rule
+    sweep: Sweep
+    divergence_lr: float | None
+
+    def __call__(self, curve: SmoothedCurve) -> float:
+        picked = float(f"{self.rule.pick(curve, self.sweep):.{_DIGITS}g}")
+        if self.divergence_lr is None:
+            return picked
+        return min(picked, self.divergence_lr * LARGEST_SHARE_OF_DIVERGENCE)
+
+
+def _too_short(what: str, picker: _Picker) -> NoSuggestion:
+    blown = picker.divergence_lr
+    if blown is None:
+        return NoSuggestion("noisy", f"too few points: {what}", f"--lr-iterations {3 * LEAST_POINTS} or more", None)
+    return NoSuggestion(
+        "diverged",
+        f"the loss blew up at LR {blown:.2g}, too early in the sweep to judge it: {what}",
+        "start the sweep lower (--lr-min 1e-7); if it still blows up, look for NaN in the data or use --precision fp32",
+        blown,
+    )
+
+
+def _judge_curve(curve: SmoothedCurve, picker: _Picker) -> NoSuggestion | None:
+    """Return why the averaged curve cannot be used, None if it can."""
+    blown = picker.divergence_lr
+    points = len(curve.learning_rates)
+    if points < LEAST_POINTS:
+        return _too_short(f"{points} points, {LEAST_POINTS} are needed", picker)
+    if curve.drop < max(LEAST_DROP * abs(curve.start_loss), CHANCE_DROP * curve.smoothed_noise):
+        fell = (
+            f"the loss does not fall beyond chance: {curve.start_loss:.3g} at the start, {curve.minimum_loss:.3g}"
+            f" at best, noise {curve.noise:.2g}"
+        )
+        if blown is not None and blown < 10 * curve.learning_rates[0]:
+            return _too_short(fell, picker)
+        return NoSuggestion(
+            "flat",
+            fell,
+            "check that labels belong to their samples and inputs are normalised; then --runs 5 --lr-iterations 200",
+            blown,
+        )
+    if curve.drop < max(DROP_OVER_NOISE * curve.smoothed_noise, curve.noise / NOISE_OVER_DROP):
+        return NoSuggestion(
+            "noisy",
+            f"single losses scatter by {curve.noise:.2g} around a fall of {curve.drop:.2g}",
+            "--runs 5 --lr-iterations 200, or a larger --per-gpu-batch",
+            blown,
+        )
+    if _fall_score(curve.raw[: curve.minimum_index + 1]) < LEAST_TREND:
+        return NoSuggestion(
+            "noisy",
+            f"the fall of {curve.drop:.2g} comes from a few single losses, not from a steady trend",
+            "--runs 5 --lr-iterations 200, or a larger --per-gpu-batch",
+            blown,
+        )
+    if not curve.edge_reached and blown is None:
+        return NoSuggestion(
+            "flat",
+            f"the loss never rises again: {curve.losses[-1]:.3g} at the highest LR, {curve.learning_rates[-1]:.2g}",
+            f"widen the range: --lr-max {10 * curve.learning_rates[-1]:.2g}",
+            None,
+        )
+    return None
+
+
+def _fall_score(losses: Sequence[float]) -> float:
+    """Return by how many standard deviations of chance the losses fall: Mann-Kendall's S over its deviation."""
+    thinned = losses[:: max(1, len(losses) // _TREND_POINTS)]
+    n = len(thinned)
+    falls = sum((later < earlier) - (later > earlier) for earlier, later in combinations(thinned, 2))
+    return falls / math.sqrt(n * (n - 1) * (2 * n + 5) / 18) if n > 1 else 0.0
+
+
+def _judge_picks(curve: SmoothedCurve, curves: list[Curve], picker: _Picker) -> Suggestion | NoSuggestion:
+    """Return the pick with the band of the single sweeps, or why the picks cannot be trusted."""
+    picked = picker(curve)
+    picks = [picker(smooth([single])) for single in curves]
+    band = (min(picks), max(picks))
+    if band[1] > MOST_DISAGREEMENT * band[0]:
+        return NoSuggestion(
+            "noisy",
+            f"the sweeps disagree: {band[0]:.2g} .. {band[1]:.2g}",
+            f"--runs {2 * len(curves) + 1} with a higher --lr-iterations",
+            picker.divergence_lr,
+        )
+    if picked < curve.learning_rates[0]:
+        return NoSuggestion(
+            "diverged",
+            f"the pick {picked:.2g} lies below the lowest LR that was tried, {curve.learning_rates[0]:.2g}",
+            f"start the sweep lower (--lr-min {picked / 100:.0e})",
+            picker.divergence_lr,
+        )
+    return Suggestion(picked, picker.name, band, picker.divergence_lr)
