@@ -1,0 +1,188 @@
+"""The LR range test as a job: `python -m gpuplan_job.lr_find INPUT OUTPUT_DIR` on one device, in its own process.
+
+Started by the launcher. It measures and writes `lr_result.json`; the LR is chosen from that file, not here. It must not
+write checkpoints nor use more than one device.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
+from gpuplan_job.atomic import write_atomic
+from gpuplan_job.contract import LR_RESULT_FILE, JobInput, LrResult, Measured, NoiseScale, sha256_hex
+from gpuplan_job.failures import JobError, write_failure
+from gpuplan_job.pace import Pace
+from gpuplan_job.sampling import EpochLayout
+from gpuplan_job.sweep import Sweeper
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from torch import nn
+
+    from gpuplan_job.contract import Progress, SweepSpec, WorkloadSpec
+    from gpuplan_job.data import Samples
+    from gpuplan_job.sweep import Batch
+
+
+def main(arguments: list[str]) -> int:
+    """Run the job that a file describes and write its result or its failure; return the exit code."""
+    input_path, folder = Path(arguments[0]), Path(arguments[1])
+    job_input: JobInput | None = None
+    try:
+        text = input_path.read_bytes()
+        job_input = JobInput.from_json(text)
+        device = runtime.device(job_input.device, 0)
+        workload = job_input.workload
+        train_set, _ = data.load(workload.data, workload.image_size)
+        description = data.describe(workload.data)
+        result = range_test(
+            job_input,
+            sha256_hex(text),
+            lambda: model.build(workload.model, description, workload.image_size),
+            train_set,
+            device,
+            _print_progress,
+        )
+        write_atomic(folder / LR_RESULT_FILE, result.to_json())
+    except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client
+        write_failure(folder, job_input, error, rank=0)
+        return 1
+    return 0
+
+
+def range_test(
+    job_input: JobInput,
+    input_sha256: str,
+    network_factory: Callable[[], nn.Module],
+    train_set: Samples,
+    device: torch.device,
+    on_progress: Callable[[Progress], None],
+) -> LrResult:
+    """Measure the gradient noise scale once, then run every sweep from its own fresh weights.
+
+    Run r draws weights, order and augmentation from `workload.seed + r`. The noise is measured on the initial weights
+    of run 0, in a network of its own: the sweeps are the same with and without it.
+
+    Raises:
+        JobError: the input is not for a range test on one device, or the data does not fill one optimizer step.
+    """
+    spec = _checked(job_input, loaders.sample_count(train_set))
+    workload, batch = job_input.workload, job_input.batch
+    pace = Pace(job_input.step, spec.runs * spec.iterations, batch.global_batch, time.perf_counter, on_progress)
+    noise_scale = None
+    if spec.noise_micro_batches > 0:
+        pace.begin("noise scale", 0)
+        noise_scale = _measure_noise(workload, spec, batch.per_gpu, network_factory, (train_set, device))
+
+    sweeper = Sweeper(workload, spec, device, pace)
+    layout = EpochLayout(loaders.sample_count(train_set), batch.per_gpu, 1, batch.accumulation)
+    curves = []
+    for run in range(spec.runs):
+        seed = workload.seed + run
+        pace.begin(f"sweep {run + 1} of {spec.runs}", run * spec.iterations)
+        runtime.seed_everything(seed)
+        network = network_factory().to(device)
+        steps = _optimizer_steps(train_set, loaders.EpochBatches(layout, seed, 0), workload.workers, device)
+        optimizer = optim.build(workload, network.parameters(), spec.lr_min)
+        scaler = runtime.grad_scaler(workload.precision, device)
+        curves.append(sweeper.sweep(network, optimizer, scaler, steps, seed))
+    return LrResult(
+        run_id=job_input.run_id,
+        step=job_input.step,
+        attempt=job_input.attempt,
+        input_sha256=input_sha256,
+        sweep=spec,
+        batch=batch,
+        optimizer=workload.optimizer,
+        precision=workload.precision,
+        curves=curves,
+        noise_scale=noise_scale,
+        measured=Measured(
+            step_seconds=pace.step_seconds,
+            samples_per_second=pace.samples_per_second,
+            peak_gib=runtime.peak_gib(device),
+            device=runtime.device_name(device),
+        ),
+        versions=runtime.versions(),
+    )
+
+
+def _checked(job_input: JobInput, samples: int) -> SweepSpec:
+    spec, batch = job_input.sweep, job_input.batch
+    if spec is None or batch.world_size != 1:
+        raise JobError("usage", "an LR range test runs on one device", "start it from a plan with one GPU in this step")
+    if spec.runs < 1 or spec.iterations <= 1 or not 0 < spec.lr_min < spec.lr_max:
+        raise JobError("usage", f"not a sweep: {spec}", "set runs, two or more iterations and a rising LR range")
+    if samples < batch.global_batch:
+        raise JobError(
+            "data",
+            f"{samples} training samples do not fill one batch of {batch.global_batch}",
+            f"use a --per-gpu-batch of at most {max(1, samples // batch.accumulation)}",
+        )
+    return spec
+
+
+def _measure_noise(
+    workload: WorkloadSpec,
+    spec: SweepSpec,
+    per_gpu: int,
+    network_factory: Callable[[], nn.Module],
+    source: tuple[Samples, torch.device],
+) -> NoiseScale | None:
+    train_set, device = source
+    runtime.seed_everything(workload.seed)
+    network = network_factory().to(device)
+    layout = EpochLayout(loaders.sample_count(train_set), per_gpu, 1, 1)
+    steps = _optimizer_steps(train_set, loaders.EpochBatches(layout, workload.seed, 0), workload.workers, device)
+    measured = noise.measure(
+        network,
+        (batches[0] for batches in islice(steps, spec.noise_micro_batches)),
+        lambda logits, targets: optim.loss(logits, targets, workload.label_smoothing),
+        workload.precision,
+        device,
+    )
+    if device.type == "cuda":
+        # The sum of gradients is no part of a training: keep it out of the peak that the training is planned with.
+        del network
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    return measured
+
+
+def _optimizer_steps(
+    train_set: Samples, sampler: loaders.EpochBatches, workers: int, device: torch.device
+) -> Iterator[list[Batch]]:
+    """Yield the micro-batches of one optimizer step after the other, epoch after epoch, without end.
+
+    An epoch's ragged last step is left out: its loss scatters more than its neighbours' and would count the same.
+    """
+    layout = sampler.layout
+    loader = loaders.training_loader(train_set, sampler, workers, device)
+    epoch = 0
+    while True:
+        sampler.set_epoch(epoch)
+        step: list[Batch] = []
+        for (inputs, targets), cut in zip(loader, sampler.micro_batches, strict=True):
+            step.append((inputs, targets))
+            if cut.last_of_step:
+                if cut.step_samples == layout.global_batch or layout.steps == 1:
+                    yield step
+                step = []
+        epoch += 1
+
+
+def _print_progress(progress: Progress) -> None:
+    print(progress.to_line(), flush=True)  # noqa: T201 - the log is how progress leaves a job
+
+
+if __name__ == "__main__":
+    process_tree.die_with_parent()
+    sys.exit(main(sys.argv[1:]))

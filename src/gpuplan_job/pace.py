@@ -1,0 +1,79 @@
+"""How fast an LR range test goes and where it stands: step times, and a progress report about every second.
+
+Called by `lr_find` and `sweep`. It must not touch torch; the caller sees to it that the device has finished a step.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import TYPE_CHECKING
+
+from gpuplan_job.contract import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_WARM_UP_STEPS = 3
+"""Steps of a phase that are not timed: they fill caches, pick kernels and start the data-loading processes."""
+_REPORT_SECONDS = 1.0
+
+
+class Pace:
+    """Counts and times optimizer steps of `samples_per_step` samples each, `total` of them over all phases."""
+
+    def __init__(
+        self,
+        step: str,
+        total: int,
+        samples_per_step: int,
+        clock: Callable[[], float],
+        on_progress: Callable[[Progress], None],
+    ) -> None:
+        self._step = step
+        self._total = total
+        self._samples_per_step = samples_per_step
+        self._clock = clock
+        self._on_progress = on_progress
+        self._phase = ""
+        self._done = 0
+        self._untimed = 0
+        self._last_step = clock()
+        self._last_report = -math.inf
+        self._warm_up: list[float] = []
+        self._seconds: list[float] = []
+
+    def begin(self, phase: str, done: int) -> None:
+        """Enter a phase that starts when `done` steps are done; its first steps are warm-up."""
+        self._phase, self._done, self._untimed = phase, done, _WARM_UP_STEPS
+        self._last_step = self._clock()
+        self._report({})
+
+    def stepped(self, learning_rate: float, loss: float) -> None:
+        """Count one optimizer step, its data loading included; the device must have finished it."""
+        now = self._clock()
+        (self._warm_up if self._untimed > 0 else self._seconds).append(now - self._last_step)
+        self._last_step = now
+        self._untimed -= 1
+        self._done += 1
+        self._report({"loss": loss, "learning_rate": learning_rate, "samples_per_second": self.samples_per_second})
+
+    @property
+    def step_seconds(self) -> float:
+        """Median seconds of a step after warm-up; of the warm-up steps where there were no others, 0 before any."""
+        timed = self._seconds or self._warm_up
+        return statistics.median(timed) if timed else 0.0
+
+    @property
+    def samples_per_second(self) -> float:
+        """Samples a second at the median step; 0 before the first step."""
+        seconds = self.step_seconds
+        return self._samples_per_step / seconds if seconds > 0 else 0.0
+
+    def _report(self, values: dict[str, float]) -> None:
+        now = self._clock()
+        if now - self._last_report < _REPORT_SECONDS and self._done < self._total:
+            return
+        self._last_report = now
+        finite = {key: value for key, value in values.items() if math.isfinite(value)}
+        self._on_progress(Progress(self._step, self._phase, self._done, self._total, finite))

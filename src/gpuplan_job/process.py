@@ -1,0 +1,30 @@
+"""This process among its siblings: rank and world size, as torchrun's environment states them.
+
+Called by `train`. Its counterpart, the processes below the launcher, is `process_tree`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process of a training; all of them run on one machine."""
+
+    rank: int
+    local_rank: int
+    world_size: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> Process:
+        """Return what torchrun set, or the only process where it set nothing."""
+        return cls(
+            rank=int(environment.get("RANK", "0")),
+            local_rank=int(environment.get("LOCAL_RANK", "0")),
+            world_size=int(environment.get("WORLD_SIZE", "1")),
+        )

@@ -1,0 +1,188 @@
+"""Trains on all GPUs of one machine: `python -m gpuplan_job.train INPUT OUTPUT_DIR`, alone or in each torchrun worker.
+
+Started by `launch`; `fit` takes network and data as arguments, so that tests pass tiny ones. It must not choose a
+learning rate, a batch or a device that its input does not state.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gpuplan_job import process_tree
+from gpuplan_job.atomic import write_atomic
+from gpuplan_job.contract import TRAIN_RESULT_FILE, ContractError, JobInput, Measured, Progress, TrainResult, sha256_hex
+from gpuplan_job.failures import JobError, classify, write_failure
+from gpuplan_job.process import Process
+from gpuplan_job.sampling import EpochLayout
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    import torch
+    from torch import nn
+
+    from gpuplan_job.contract import BatchSpec
+    from gpuplan_job.data import Samples
+
+
+def main(arguments: list[str]) -> int:
+    """Train as the file `arguments[0]` says, write into the folder `arguments[1]`; return the exit code."""
+    source, folder = map(Path, arguments)
+    process = Process.from_environment(os.environ)
+    job_input: JobInput | None = None
+    try:
+        text = source.read_bytes()
+        job_input = JobInput.from_json(text)
+        result = _train(job_input, sha256_hex(text), folder, process)
+        if process.rank == 0:
+            write_atomic(folder / TRAIN_RESULT_FILE, result.to_json())
+    except Exception as error:  # noqa: BLE001 - every failure is reported in the job's folder
+        write_failure(folder, job_input, error, process.rank)
+        _, message, fix = classify(error)
+        sys.stderr.write(f"rank {process.rank} failed: {message}\n{fix}\n")
+        return 1
+    return 0
+
+
+def fit(
+    job_input: JobInput,
+    input_sha256: str,
+    network: nn.Module,
+    data: tuple[Samples, Samples],
+    folder: Path,
+    process: Process,
+) -> TrainResult:
+    """Train `network` on (training, validation) data in this process, one of `process.world_size`; every rank calls it.
+
+    Checkpoints are written below `folder`. The result is the same on every rank, but for what each measured itself.
+
+    Raises:
+        JobError: the input does not fit the processes or the data, or the training diverged.
+    """
+    from gpuplan_job import checkpoints, loaders, runtime
+    from gpuplan_job.classifier import Classifier
+    from gpuplan_job.step_clock import StepClock
+    from gpuplan_job.training_progress import TrainingProgress
+
+    workload, batch = job_input.workload, job_input.batch
+    if job_input.train is None:
+        raise ContractError("JobInput: this is not a training")
+    if process.world_size != batch.world_size:
+        problem = f"{process.world_size} processes run, the plan says {batch.world_size}"
+        raise JobError("internal", problem, "start the job with gpuplan_job.launch")
+    device = runtime.device(job_input.device, process.local_rank, process.world_size)
+    train_set, val_set = data
+    layout = _layout(loaders.sample_count(train_set), loaders.sample_count(val_set), batch)
+    batches = loaders.EpochBatches(layout, workload.seed, process.rank)
+    shard = loaders.RankShard(loaders.sample_count(val_set), process.rank, process.world_size)
+    classifier = Classifier(network, workload, batches, job_input.train.learning_rate)
+    clock = StepClock(device)
+    keeper = checkpoints.CheckpointKeeper(folder)
+    trainer = _trainer(job_input, folder, device, [TrainingProgress(job_input.step, clock, _print), keeper])
+    trainer.fit(
+        classifier,
+        loaders.training_loader(train_set, batches, workload.workers, device),
+        loaders.validation_loader(val_set, shard, batch.per_gpu, workload.workers, device),
+    )
+    if process.rank == 0:
+        keeper.finish()
+    step_seconds = clock.median_seconds()
+    return TrainResult(
+        run_id=job_input.run_id,
+        step=job_input.step,
+        attempt=job_input.attempt,
+        input_sha256=input_sha256,
+        world_size=process.world_size,
+        learning_rate=job_input.train.learning_rate,
+        epochs=classifier.epochs,
+        best_epoch=keeper.best_epoch,
+        best_checkpoint=checkpoints.BEST,
+        last_checkpoint=checkpoints.LAST,
+        optimizer_steps=trainer.global_step,
+        measured=Measured(
+            step_seconds=step_seconds,
+            samples_per_second=layout.global_batch / step_seconds,
+            peak_gib=runtime.peak_gib(device),
+            device=runtime.device_name(device),
+        ),
+        versions=runtime.versions(),
+    )
+
+
+def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Process) -> TrainResult:
+    from gpuplan_job import data, model, runtime
+
+    workload = job_input.workload
+    runtime.device(job_input.device, process.local_rank, process.world_size)  # fails before the data is read
+    description = data.describe(workload.data)
+    sets = data.load(workload.data, workload.image_size)
+    runtime.seed_everything(workload.seed)
+    network = model.build(workload.model, description, workload.image_size)
+    # From here on ranks draw apart: dropout and augmentation must not repeat on each.
+    runtime.seed_everything(workload.seed + 1 + process.rank)
+    return fit(job_input, input_sha256, network, sets, folder, process)
+
+
+def _layout(train_samples: int, val_samples: int, batch: BatchSpec) -> EpochLayout:
+    if val_samples < batch.world_size:
+        problem = f"{val_samples} validation samples do not reach {batch.world_size} processes"
+        raise JobError("data", problem, "validate with at least one sample per GPU")
+    try:
+        return EpochLayout(train_samples, batch.per_gpu, batch.world_size, batch.accumulation)
+    except ValueError as error:
+        raise JobError("usage", str(error), "use a smaller --per-gpu-batch or --accumulate, or more data") from error
+
+
+def _trainer(job_input: JobInput, folder: Path, device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:
+    import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+    from pytorch_lightning.strategies import DDPStrategy
+
+    from gpuplan_job.runtime import lightning_precision
+
+    _quieten()
+    world_size = job_input.batch.world_size
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    # Without buffer broadcasts a forward pass holds no collective, so ranks may validate unequal numbers of batches;
+    # the classifier broadcasts the buffers itself when they matter.
+    ddp = DDPStrategy(process_group_backend=backend, broadcast_buffers=False)
+    return pl.Trainer(
+        accelerator="gpu" if device.type == "cuda" else device.type,
+        devices=world_size,
+        strategy=ddp if world_size > 1 else "auto",
+        # Named, so that Lightning does not take a scheduler's variables in the environment for its own.
+        plugins=[TorchElasticEnvironment() if world_size > 1 else LightningEnvironment()],
+        precision=lightning_precision(job_input.workload.precision, device),
+        max_epochs=job_input.workload.epochs,
+        accumulate_grad_batches=job_input.batch.accumulation,
+        callbacks=callbacks,
+        default_root_dir=folder,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def _quieten() -> None:
+    """Silence Lightning's tips and its advice on loaders; errors still come through."""
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
+
+
+def _print(progress: Progress) -> None:
+    sys.stdout.write(progress.to_line() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    process_tree.die_with_parent()
+    sys.exit(main(sys.argv[1:]))

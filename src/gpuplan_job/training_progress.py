@@ -1,0 +1,108 @@
+"""Prints how far a training is, about once a second and after each epoch, and stops one that has diverged.
+
+Called by `train` as a Lightning callback. Only rank 0 prints.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytorch_lightning as pl
+
+from gpuplan_job.classifier import require_finite
+from gpuplan_job.contract import Progress
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from torch import Tensor
+
+    from gpuplan_job.classifier import Batch, Classifier
+    from gpuplan_job.step_clock import StepClock
+
+_PERIOD_SECONDS = 1.0
+
+
+class TrainingProgress(pl.Callback):
+    """Reports through `emit`, one `Progress` at a time; `clock` counts seconds."""
+
+    def __init__(
+        self,
+        step: str,
+        steps: StepClock,
+        emit: Callable[[Progress], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.step = step
+        self.steps = steps
+        self.emit = emit
+        self.clock = clock
+        self._reported = clock()
+        self._done_then = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Give SIGTERM its plain meaning back."""
+        # Lightning's handler starts a collective, which hangs when the other ranks are gone already.
+        del trainer, pl_module
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restart the clocks: validation and checkpoints are not training time."""
+        self.steps.restart()
+        self._reported, self._done_then = self.clock(), trainer.global_step
+        del pl_module
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Tensor | Mapping[str, object] | None,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Time the step, and about once a second look at the loss and report.
+
+        Raises:
+            JobError: the loss is not finite.
+        """
+        del outputs, batch
+        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
+        if classifier.batches.micro_batches[batch_idx].last_of_step:
+            self.steps.tick()
+        seconds = self.clock() - self._reported
+        if seconds < _PERIOD_SECONDS:
+            return
+        loss = classifier.mean_train_loss()
+        require_finite(loss, classifier.learning_rate, trainer.global_step)
+        rate = (trainer.global_step - self._done_then) * classifier.layout.global_batch / seconds
+        self._reported, self._done_then = self.clock(), trainer.global_step
+        values = {"loss": loss, "learning_rate": classifier.last_rate, "samples_per_second": rate}
+        self._report(trainer, classifier, values)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report the epoch's exact figures."""
+        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
+        metrics = classifier.epochs[-1]
+        values = {
+            "loss": metrics.train_loss,
+            "learning_rate": metrics.learning_rate,
+            "val_loss": metrics.val_loss,
+            "val_accuracy": metrics.val_accuracy,
+        }
+        self._report(trainer, classifier, values)
+
+    def _report(self, trainer: pl.Trainer, classifier: Classifier, values: dict[str, float]) -> None:
+        if not trainer.is_global_zero:
+            return
+        epochs = classifier.workload.epochs
+        self.emit(
+            Progress(
+                step=self.step,
+                phase=f"epoch {classifier.current_epoch + 1} of {epochs}",
+                done=trainer.global_step,
+                total=classifier.layout.steps * epochs,
+                values=values,
+            )
+        )

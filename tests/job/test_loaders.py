@@ -1,0 +1,62 @@
+"""Samplers: the same permutation on every rank, each sample once, validation without padding."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuplan_job import data, loaders
+from gpuplan_job.sampling import EpochLayout
+
+LAYOUT = EpochLayout(103, per_gpu=4, world_size=3, accumulation=2)
+
+
+def test_ranks_share_out_every_sample_once_each_epoch_in_another_order() -> None:
+    samplers = [loaders.EpochBatches(LAYOUT, 7, rank) for rank in range(3)]
+    orders = []
+    for epoch in (0, 1):
+        for sampler in samplers:
+            sampler.set_epoch(epoch)
+        order = [index for sampler in samplers for batch in sampler for index in batch]
+        assert sorted(order) == list(range(103))
+        orders.append(order)
+    assert orders[0] != orders[1]
+    assert len({len(sampler) for sampler in samplers}) == 1
+
+
+def test_an_epoch_can_be_drawn_again() -> None:
+    sampler = loaders.EpochBatches(LAYOUT, 7, 0)
+    assert list(sampler) == list(sampler)
+    assert list(sampler) != list(loaders.EpochBatches(LAYOUT, 8, 0))
+
+
+def test_a_permutation_leaves_the_global_generator_alone() -> None:
+    before = torch.get_rng_state()
+    assert sorted(loaders.permutation(9, 0, 0).tolist()) == list(range(9))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@given(st.integers(0, 200), st.integers(1, 9))
+def test_validation_shards_hold_each_sample_once(samples: int, world_size: int) -> None:
+    shards = [loaders.RankShard(samples, rank, world_size) for rank in range(world_size)]
+    assert sorted(index for shard in shards for index in shard) == list(range(samples))
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_workers_bring_the_same_batches_as_the_process_itself() -> None:
+    train, val = data.load("digits", None)
+    layout = EpochLayout(loaders.sample_count(train), 500, 1, 1)
+    alone, helped = (
+        [
+            images
+            for images, _ in loaders.training_loader(
+                train, loaders.EpochBatches(layout, 0, 0), workers, torch.device("cpu")
+            )
+        ]
+        for workers in (0, 1)
+    )
+    assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
+    shard = loaders.RankShard(loaders.sample_count(val), 1, 2)
+    batches = list(loaders.validation_loader(val, shard, 100, 0, torch.device("cpu")))
+    assert [len(labels) for _, labels in batches] == [100, 80]

@@ -1,0 +1,81 @@
+"""The launcher, torchrun and a real training together: it succeeds, and a stop leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gpuplan_job.contract import BatchSpec, Failure, JobInput, Progress, TrainResult, sha256_hex
+
+pytestmark = pytest.mark.slow
+
+
+def start(folder: Path, job_input: JobInput) -> subprocess.Popen[str]:
+    source = folder.with_suffix(".json")
+    source.write_text(job_input.to_json())
+    command = [sys.executable, "-m", "gpuplan_job.launch", str(source), str(folder)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def small(train_input: JobInput, epochs: int, world_size: int) -> JobInput:
+    workload = replace(train_input.workload, model="resnet18", data="fake:1x8x8:4:80", epochs=epochs)
+    return replace(train_input, workload=workload, batch=BatchSpec(8, world_size, 1))
+
+
+def of_job(folder: Path) -> list[int]:
+    marker = f"GPUPLAN_JOB_DIR={folder}".encode()
+    found = []
+    for environment in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if marker in environment.read_bytes().split(b"\0"):
+                found.append(int(environment.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def test_a_training_alone_writes_its_result_and_checkpoints(tmp_path: Path, train_input: JobInput) -> None:
+    # A folder this deep would not leave room for a socket's name, which data-loading workers need.
+    folder = tmp_path / ("deep" * 30)
+    job_input = small(train_input, epochs=2, world_size=1)
+    job_input = replace(job_input, workload=replace(job_input.workload, workers=2))
+    process = start(folder, job_input)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    result = TrainResult.from_json((folder / "train_result.json").read_bytes())
+    assert result.input_sha256 == sha256_hex(folder.with_suffix(".json").read_bytes())
+    assert [epoch.epoch for epoch in result.epochs] == [1, 2]
+    assert (result.optimizer_steps, result.world_size) == (18, 1)
+    assert result.measured.step_seconds > 0
+    for name in (result.best_checkpoint, result.last_checkpoint):
+        assert "state_dict" in torch.load(folder / name, weights_only=True)
+    reported = [progress for line in output.splitlines() if (progress := Progress.from_line(line))]
+    assert [line for line in output.splitlines() if Progress.from_line(line) is None] == []
+    assert (reported[-1].done, reported[-1].total) == (18, 18)
+    assert reported[-1].values["val_accuracy"] == result.epochs[-1].val_accuracy
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
+def test_a_stop_leaves_no_process_of_a_torchrun_behind(tmp_path: Path, train_input: JobInput) -> None:
+    folder = tmp_path / "attempt"
+    process = start(folder, small(train_input, epochs=5000, world_size=2))
+    assert process.stdout is not None
+    epoch_ended = False
+    while not epoch_ended:
+        progress = Progress.from_line(process.stdout.readline().rstrip("\n"))
+        epoch_ended = progress is not None and "val_accuracy" in progress.values
+        assert process.poll() is None
+    assert len(of_job(folder)) >= 3
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == json.loads((folder / "exit.json").read_text())["code"] == 143
+    assert of_job(folder) == []
+    assert Failure.from_json((folder / "failure.json").read_bytes()).kind == "killed"
+    assert not (folder / "tmp").exists()
