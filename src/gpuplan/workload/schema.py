@@ -1,0 +1,164 @@
+"""Every setting a user can give, once: flags, GPUPLAN_* variables, gpuplan.toml and its JSON Schema come from here.
+
+`workload.load` merges the layers and validates them against `Settings`; the command line builds its options from it.
+It must not hold a value that depends on an instance: those come from the profile's defaults.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, ConfigDict, Field
+
+from gpuplan.core.frozen import Frozen
+from gpuplan_job.contract import Device, Precision
+
+MOST_ACCUMULATION = 16
+"""Micro-batches per optimizer step: beyond it a step waits long and BatchNorm sees ever smaller a share."""
+NO_REGION = "none"
+"""What `region` holds where no AWS region applies."""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The command-line option of a field, where it is not `--field-name`."""
+
+    name: str
+
+
+def _decimal(value: object) -> object:
+    """Let TOML and flags write 12.5 for a Decimal, through its shortest decimal text, never its binary expansion."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return value
+    try:
+        return Decimal(str(value))
+    except InvalidOperation as error:
+        raise ValueError("must be an amount in dollars, such as 12.50") from error
+
+
+Usd = Annotated[Decimal, BeforeValidator(_decimal)]
+
+
+class Section(Frozen):
+    """A table of gpuplan.toml; its fields' docstrings become help texts, comments and the schema's descriptions."""
+
+    # Only here: pydantic reads the source for it, which costs start-up time.
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+
+class Launch(Section):
+    """Where and how to run."""
+
+    instance: str = "local"
+    """Instance profile: a short or a full name, such as g5, g5.12xlarge, p4d or local."""
+    pipeline: str = "lr-then-train"
+    """Pipeline to run."""
+    backend: str = Field(min_length=1)
+    """Where jobs run; by default the profile's own."""
+    region: str
+    """AWS region whose prices and limits count; by default the profile's own."""
+    device: Device = "auto"
+    """Device of the job: cuda fails without a usable GPU; cpu rehearses with the same number of gloo processes."""
+    world_size: int | None = Field(default=None, ge=1, le=4096, examples=[4])
+    """Training processes, one a GPU; by default all GPUs of the instance."""
+    max_cost: Usd | None = Field(default=None, gt=0, examples=["12.50"])
+    """Refuse to start if the p90 cost in USD passes this."""
+
+
+class Workload(Section):
+    """What to train."""
+
+    model: str = "resnet18"
+    """Name of a torchvision classification model."""
+    data: str = "digits"
+    """digits, imagefolder:PATH, fake:CxHxW:classes:samples, or imagenet (for plans)."""
+    image_size: int | None = Field(default=None, ge=1, le=4096, examples=[224])
+    """Side in pixels to resize images to; by default the data's own size."""
+    epochs: int = Field(default=5, ge=1, le=100_000)
+    """Passes over the training data."""
+    per_gpu_batch: int = Field(ge=1, le=1_000_000)
+    """Samples per GPU and micro-batch, equal in lr-find and train."""
+    accumulate: int = Field(default=1, ge=1, le=MOST_ACCUMULATION)
+    """Micro-batches per optimizer step in training."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """Optimizer."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Momentum of SGD; AdamW uses its own betas."""
+    weight_decay: float = Field(default=5e-4, ge=0, lt=1)
+    """Weight decay."""
+    schedule: Literal["onecycle", "constant"] = "onecycle"
+    """Learning-rate schedule of the training."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    """Label smoothing of the training loss."""
+    precision: Precision
+    """fp32, 16-mixed or bf16-mixed; by default what the GPU does best."""
+    workers: int = Field(ge=0, le=64)
+    """Data-loading processes per training process."""
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
+    """Seed of weights, order and augmentation."""
+
+
+class Lr(Section):
+    """How the learning rate is found and carried over."""
+
+    learning_rate: Annotated[float | None, Flag("--lr")] = Field(default=None, gt=0, le=1000, examples=[0.05])
+    """Train with this learning rate and skip the finder."""
+    rule: Annotated[str, Flag("--lr-rule")] = "edge"
+    """Rule that reads the range test's curve."""
+    transfer: Annotated[str, Flag("--lr-transfer")] = "noise-scale"
+    """Policy that carries the learning rate from one GPU to all of them."""
+    runs: int = Field(default=3, ge=1, le=20)
+    """Sweeps of the range test; their average is judged."""
+    iterations: Annotated[int, Flag("--lr-iterations")] = Field(default=60, ge=30, le=10_000)
+    """Optimizer steps of one sweep."""
+    lr_min: float = Field(default=1e-5, gt=0)
+    """Learning rate at which a sweep starts."""
+    lr_max: float = Field(default=10.0, gt=0, le=1000)
+    """Learning rate at which a sweep ends."""
+    finder_batch: int | None = Field(default=None, ge=1, le=1_000_000, examples=[32])
+    """Another per-GPU batch for lr-find alone: breaks the rule that both steps use the same, and the plan says so."""
+
+
+class Settings(Frozen):
+    """All settings of one run, complete: what a plan is computed from."""
+
+    launch: Launch
+    workload: Workload
+    lr: Lr
+
+
+@dataclass(frozen=True)
+class SettingField:
+    """One setting as the layers see it."""
+
+    section: str
+    name: str
+    flag: str
+    annotation: object
+    help: str
+
+    @property
+    def variable(self) -> str:
+        """The environment variable, `GPUPLAN_LR_RULE` for `--lr-rule`."""
+        return "GPUPLAN_" + self.flag.removeprefix("--").replace("-", "_").upper()
+
+    @property
+    def key(self) -> str:
+        """The dotted key in gpuplan.toml."""
+        return f"{self.section}.{self.name}"
+
+
+def setting_fields() -> list[SettingField]:
+    """Return every setting in the order of the sections."""
+    found = []
+    for section, model in SECTIONS.items():
+        for name, info in model.model_fields.items():
+            flags = [item.name for item in info.metadata if isinstance(item, Flag)]
+            flag = flags[0] if flags else "--" + name.replace("_", "-")
+            found.append(SettingField(section, name, flag, info.annotation, info.description or ""))
+    return found
+
+
+SECTIONS: dict[str, type[Frozen]] = {"launch": Launch, "workload": Workload, "lr": Lr}
