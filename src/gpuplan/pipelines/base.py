@@ -1,0 +1,123 @@
+"""What all pipelines share: the door by which they are found, and how planned steps become a plan with its totals."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, cast
+
+from gpuplan import pipelines
+from gpuplan.core.errors import UsageError
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.names import did_you_mean
+from gpuplan.planning.batch import BatchPlan, plan_batches
+from gpuplan.planning.cost import total
+from gpuplan.planning.placement import device, place_training
+from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total
+from gpuplan.planning.throughput import Hours
+from gpuplan.planning.warnings import warnings_for
+from gpuplan_job import discover
+from gpuplan_job.contract import WorkloadSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Protocol
+
+    from gpuplan.planning.inputs import PlanInputs
+
+    class Pipeline(Protocol):
+        """What a file of this folder offers."""
+
+        def build(self, inputs: PlanInputs) -> LaunchPlan:
+            """Return the plan of a run."""
+            ...
+
+
+def names() -> list[str]:
+    """Return the pipelines there are."""
+    return discover.names(pipelines)
+
+
+def load(name: str) -> Pipeline:
+    """Return the pipeline of that name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    try:
+        return cast("Pipeline", discover.load(pipelines, name))
+    except LookupError as error:
+        raise UsageError(
+            f"unknown pipeline {name!r}", why=did_you_mean(name, names()), fix="--pipeline lr-then-train"
+        ) from error
+
+
+def batches(inputs: PlanInputs) -> BatchPlan:
+    """Return the batches that the settings and the instance's GPUs add up to."""
+    workload = inputs.settings.workload
+    return plan_batches(
+        samples=inputs.data.train_samples,
+        per_gpu=workload.per_gpu_batch,
+        world_size=place_training(inputs).hardware.gpus,
+        accumulation=workload.accumulate,
+        finder_batch=inputs.settings.lr.finder_batch,
+    )
+
+
+def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequence[StepPlan]) -> LaunchPlan:
+    """Return the plan made of these steps, with totals, warnings and provenance."""
+    settings, profile = inputs.settings, inputs.profile
+    plan = LaunchPlan(
+        pipeline=pipeline,
+        instance=profile.name,
+        gpu=profile.gpu.model,
+        backend=settings.launch.backend,
+        region=settings.launch.region,
+        device=device(inputs),
+        lifecycle=profile.lifecycle.state,
+        substitutes=profile.lifecycle.substitutes,
+        workload=_workload_spec(inputs),
+        data=inputs.data,
+        batch=batch,
+        steps=tuple(steps),
+        total=Total(time_hours=_total_hours(steps), cost_usd=total({step.name: step.cost_usd for step in steps})),
+        lr=LrPlan(
+            rule=settings.lr.rule,
+            transfer=settings.lr.transfer,
+            runs=settings.lr.runs,
+            iterations=settings.lr.iterations,
+            learning_rate=settings.lr.learning_rate,
+        ),
+        warnings=(),
+        provenance=Provenance(
+            gpuplan_version=inputs.gpuplan_version,
+            payload_sha256=inputs.payload_sha256,
+            profile_sha256=profile.digest(),
+            settings=settings,
+        ),
+    )
+    return plan.model_copy(update={"warnings": warnings_for(plan, profile)})
+
+
+def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:
+    workload = inputs.settings.workload
+    return WorkloadSpec(
+        model=workload.model,
+        data=workload.data,
+        image_size=workload.image_size,
+        optimizer=workload.optimizer,
+        momentum=workload.momentum,
+        weight_decay=workload.weight_decay,
+        schedule=workload.schedule,
+        label_smoothing=workload.label_smoothing,
+        epochs=workload.epochs,
+        precision=workload.precision,
+        seed=workload.seed,
+        workers=workload.workers,
+    )
+
+
+def _total_hours(steps: Sequence[StepPlan]) -> Hours | Unknown:
+    known = [step.time_hours for step in steps if isinstance(step.time_hours, Hours)]
+    if len(known) < len(steps):
+        missing = next(step for step in steps if not isinstance(step.time_hours, Hours))
+        return Unknown(unknown=f"the time of {missing.name} is not known")
+    return Hours(p50=sum(hours.p50 for hours in known), p90=sum(hours.p90 for hours in known))

@@ -1,0 +1,28 @@
+"""Find the learning rate on one GPU and say what it would be on all of them; train nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuplan.core.errors import UsageError
+from gpuplan.pipelines.base import assemble, batches
+from gpuplan.planning.steps import lr_find_step
+
+if TYPE_CHECKING:
+    from gpuplan.planning.inputs import PlanInputs
+    from gpuplan.planning.plan import LaunchPlan
+
+
+def build(inputs: PlanInputs) -> LaunchPlan:
+    """Return the plan of a range test alone.
+
+    Raises:
+        UsageError: a learning rate was given, so there is nothing to find.
+    """
+    if inputs.settings.lr.learning_rate is not None:
+        raise UsageError(
+            "--lr gives the learning rate that --pipeline lr would look for",
+            fix="drop --lr, or: gpuplan launch --pipeline train --lr " + format(inputs.settings.lr.learning_rate, "g"),
+        )
+    batch = batches(inputs)
+    return assemble(inputs, "lr", batch, [lr_find_step(inputs, batch)])

@@ -1,0 +1,21 @@
+"""Find the learning rate on one GPU, carry it over, train on all of them; with --lr only the training remains."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuplan.pipelines.base import assemble, batches
+from gpuplan.planning.steps import lr_find_step, train_step
+
+if TYPE_CHECKING:
+    from gpuplan.planning.inputs import PlanInputs
+    from gpuplan.planning.plan import LaunchPlan
+
+
+def build(inputs: PlanInputs) -> LaunchPlan:
+    """Return the plan: lr-find unless the learning rate is given, then train."""
+    batch = batches(inputs)
+    steps = [train_step(inputs, batch)]
+    if inputs.settings.lr.learning_rate is None:
+        steps.insert(0, lr_find_step(inputs, batch))
+    return assemble(inputs, "lr-then-train", batch, steps)

@@ -1,0 +1,35 @@
+"""From a planned step to what its job is told. Pure; called by the engine and by reports that show the request."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec
+
+if TYPE_CHECKING:
+    from gpuplan.planning.plan import LaunchPlan, StepPlan
+
+
+def job_input(plan: LaunchPlan, step: StepPlan, *, run_id: str, attempt: int, learning_rate: float | None) -> JobInput:
+    """Return the input of one attempt of a step; `learning_rate` binds the training and is ignored by lr-find.
+
+    Raises:
+        ValueError: a training without a learning rate.
+    """
+    train = None
+    if step.sweep is None:
+        if learning_rate is None:
+            raise ValueError("a training step needs a learning rate before it can be bound")
+        train = TrainSpec(learning_rate=learning_rate)
+    batch = step.batch
+    return JobInput(
+        run_id=run_id,
+        step=step.name,
+        attempt=attempt,
+        plan_id=plan.plan_id,
+        workload=plan.workload,
+        batch=BatchSpec(batch.per_gpu, batch.world_size, batch.accumulation),
+        device=plan.device,
+        sweep=step.sweep,
+        train=train,
+    )

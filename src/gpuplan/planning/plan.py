@@ -1,0 +1,113 @@
+"""The plan: what will run, where, on which batch, for how long and how much. Immutable, and identified by its content.
+
+Pipelines build it, the engine follows it, reports print it. It holds no handle, no state and no request.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from gpuplan.core.frozen import Frozen, Unknown
+from gpuplan.planning.batch import BatchPlan, StepBatch
+from gpuplan.planning.cost import Cost, Rate
+from gpuplan.planning.memory import MemoryEstimate
+from gpuplan.planning.throughput import Hours
+from gpuplan.workload.schema import Settings
+from gpuplan_job.contract import DataDescription, SweepSpec, WorkloadSpec
+
+LifecycleState = Literal["current", "previous-generation", "retired"]
+StepName = Literal["lr-find", "train"]
+
+
+class PlanWarning(Frozen):
+    """Something the user should know before paying."""
+
+    code: str
+    message: str
+    fix: str
+
+
+class StepPlan(Frozen):
+    """One step of a pipeline on one machine."""
+
+    name: StepName
+    instance_type: str
+    gpus: int
+    """Processes, one a GPU."""
+    spot: bool
+    batch: StepBatch
+    optimizer_steps: int
+    sweep: SweepSpec | None = None
+    """Set for lr-find only."""
+    memory: MemoryEstimate | Unknown
+    time_hours: Hours | Unknown
+    bound: str | None = None
+    """What limits the speed: compute, data loading, all-reduce or start-up."""
+    samples_per_second: float | Unknown
+    """Over all GPUs, start-up left out."""
+    startup_minutes: tuple[float, float]
+    """Billed minutes before the first step, p50 and p90."""
+    measured_scale: float | None = None
+    """Seconds of a training step per second of a measured finder step, validation included; None: another GPU."""
+    rate_usd_per_hour: Rate | Unknown
+    cost_usd: Cost | Unknown
+
+
+class Total(Frozen):
+    """Sums over the steps."""
+
+    time_hours: Hours | Unknown
+    cost_usd: Cost | Unknown
+
+
+class LrPlan(Frozen):
+    """How the learning rate comes about: found by `rule` and carried over by `transfer`, or given."""
+
+    rule: str
+    transfer: str
+    runs: int
+    iterations: int
+    learning_rate: float | None = None
+
+
+class Provenance(Frozen):
+    """What the plan was computed from: a plan whose sources have changed is stale."""
+
+    gpuplan_version: str
+    payload_sha256: str
+    """Of the code that will run in the job."""
+    profile_sha256: str
+    settings: Settings
+
+
+class LaunchPlan(Frozen):
+    """A whole run before it starts."""
+
+    schema_name: Literal["gpuplan.plan/1"] = Field(default="gpuplan.plan/1", alias="schema")
+    pipeline: str
+    instance: str
+    gpu: str
+    backend: str
+    region: str
+    device: Literal["auto", "cuda", "mps", "cpu"]
+    lifecycle: LifecycleState
+    substitutes: tuple[str, ...] = ()
+    workload: WorkloadSpec
+    data: DataDescription
+    batch: BatchPlan
+    steps: tuple[StepPlan, ...]
+    total: Total
+    lr: LrPlan
+    warnings: tuple[PlanWarning, ...]
+    provenance: Provenance
+
+    @property
+    def plan_id(self) -> str:
+        """The sha256 of the plan's canonical JSON."""
+        return self.digest()
+
+    def step(self, name: str) -> StepPlan | None:
+        """Return the step of that name, None if the pipeline has none."""
+        return next((step for step in self.steps if step.name == name), None)

@@ -1,0 +1,71 @@
+"""When a plan must not be launched: it does not fit, its instance is retired, it costs too much. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuplan.core.errors import OverBudgetError, PlanRefusedError, UsageError
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import significant, usd
+from gpuplan.workload.schema import MOST_ACCUMULATION
+
+if TYPE_CHECKING:
+    from decimal import Decimal
+
+    from gpuplan.planning.plan import LaunchPlan, StepPlan
+
+
+def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -> None:
+    """Return if the plan may be launched.
+
+    Raises:
+        UsageError: the data have no location.
+        PlanRefusedError: a retired instance, or a step that cannot fit its GPU.
+        OverBudgetError: the p90 cost passes `max_cost`, or is not known while there is a limit.
+    """
+    if plan.lifecycle == "retired" and not allow_retired:
+        note = next(warning.message for warning in plan.warnings if warning.code == "retired")
+        raise PlanRefusedError(
+            f"{plan.instance} is retired",
+            why=note,
+            fix=f"like it: {', '.join(plan.substitutes)}    still: gpuplan plan works for comparison; "
+            "--allow-retired launches anyway",
+        )
+    if plan.data.plan_only:
+        raise UsageError(
+            f"--data {plan.workload.data} is a description for plans: it says nothing of where the images lie",
+            fix="--data imagefolder:PATH, where PATH holds train/ and val/",
+        )
+    for step in plan.steps:
+        memory = step.memory
+        if not isinstance(memory, Unknown) and memory.verdict == "too_big":
+            raise PlanRefusedError(
+                f"{step.name} does not fit: about {significant(memory.peak_gib, 2)} GiB at batch "
+                f"{step.batch.per_gpu} per GPU, {significant(memory.capacity_gib)} GiB there are",
+                why=f"even the low end of the estimate, {significant(memory.error_band[0], 2)} GiB, is too much",
+                fix=f"{_smaller(plan, step)}; or a GPU with more memory",
+            )
+    if max_cost is None:
+        return
+    cost = plan.total.cost_usd
+    if isinstance(cost, Unknown):
+        raise OverBudgetError(
+            f"--max-cost {usd(max_cost)} cannot be kept: the cost is not known", why=cost.unknown, fix="drop --max-cost"
+        )
+    if cost.p90 > max_cost:
+        raise OverBudgetError(
+            f"the p90 cost {usd(cost.p90)} passes --max-cost {usd(max_cost)}",
+            why=f"p50 is {usd(cost.p50)}; nothing was started",
+            fix="fewer --epochs, another --instance, or a higher --max-cost",
+        )
+
+
+def _smaller(plan: LaunchPlan, step: StepPlan) -> str:
+    """Return the flags of half the micro-batch, with twice the accumulation where that keeps the global batch."""
+    if plan.batch.override and step.sweep:
+        return f"--finder-batch {max(1, step.batch.per_gpu // 2)}"
+    per_gpu, accumulation = plan.batch.train.per_gpu, plan.batch.train.accumulation
+    half = f"--per-gpu-batch {max(1, per_gpu // 2)}"
+    if per_gpu % 2 == 0 and 2 * accumulation <= MOST_ACCUMULATION:
+        return f"{half} --accumulate {2 * accumulation} keeps the global batch"
+    return half

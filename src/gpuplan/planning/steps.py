@@ -1,0 +1,136 @@
+"""The two steps a pipeline is made of, planned: lr-find on one GPU, train on all. Pure; called by the pipelines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from gpuplan.core.frozen import Unknown
+from gpuplan.planning import memory, throughput
+from gpuplan.planning.cost import cost
+from gpuplan.planning.models import lookup
+from gpuplan.planning.placement import Placement, device, place_finders, place_training
+from gpuplan.planning.plan import StepPlan
+from gpuplan_job.contract import SweepSpec
+
+if TYPE_CHECKING:
+    from gpuplan.planning.batch import BatchPlan, StepBatch
+    from gpuplan.planning.inputs import PlanInputs
+    from gpuplan.planning.models import ModelFacts
+
+NOISE_MICRO_BATCHES = 16
+"""Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
+_FORWARD_SHARE = 1 / 3
+"""A forward pass costs about a third of a training step."""
+
+
+def lr_find_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
+    """Return the planned LR range test on one GPU."""
+    settings = inputs.settings
+    sweep = SweepSpec(
+        runs=settings.lr.runs,
+        iterations=settings.lr.iterations,
+        lr_min=settings.lr.lr_min,
+        lr_max=settings.lr.lr_max,
+        reference_steps=batches.finder_steps_per_epoch * settings.workload.epochs,
+        noise_micro_batches=NOISE_MICRO_BATCHES,
+    )
+    place = _finder_that_fits(inputs, batches)
+    steps = sweep.runs * sweep.iterations
+    load = _load(inputs, batches.lr_find)
+    one = throughput.step_time(_facts(inputs), load, place.hardware)
+    time = throughput.lr_find(one, load, place.hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
+    return _step_plan(inputs, place, _Work(batches.lr_find, steps, sweep=sweep), time)
+
+
+def train_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
+    """Return the planned training on all GPUs."""
+    place = place_training(inputs)
+    steps = batches.steps_per_epoch * inputs.settings.workload.epochs
+    load = _load(inputs, batches.train)
+    one = throughput.step_time(_facts(inputs), load, place.hardware)
+    validated = inputs.data.val_samples * inputs.settings.workload.epochs
+    time = throughput.train(one, load, place.hardware, steps=steps, val_samples=validated)
+    same_gpu = _finder_that_fits(inputs, batches).gpu == place.gpu
+    scale = _measured_scale(inputs, batches) if same_gpu else None
+    return _step_plan(inputs, place, _Work(batches.train, steps, measured_scale=scale), time)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What sets one step apart from the other."""
+
+    batch: StepBatch
+    optimizer_steps: int
+    sweep: SweepSpec | None = None
+    measured_scale: float | None = None
+
+
+def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughput.TimeEstimate | Unknown) -> StepPlan:
+    hours = time if isinstance(time, Unknown) else time.hours
+    return StepPlan(
+        name="lr-find" if work.sweep else "train",
+        instance_type=place.instance_type,
+        gpus=work.batch.world_size,
+        spot=False,
+        batch=work.batch,
+        optimizer_steps=work.optimizer_steps,
+        sweep=work.sweep,
+        memory=_memory(inputs, place, work.batch, loop="plain" if work.sweep else "lightning"),
+        time_hours=hours,
+        bound=None if isinstance(time, Unknown) else time.bound,
+        samples_per_second=time if isinstance(time, Unknown) else time.samples_per_second,
+        startup_minutes=place.hardware.startup_minutes,
+        measured_scale=work.measured_scale,
+        rate_usd_per_hour=place.rate,
+        cost_usd=cost(place.rate, hours),
+    )
+
+
+def _finder_that_fits(inputs: PlanInputs, batches: BatchPlan) -> Placement:
+    """Return the cheapest finder on which the per-GPU batch does not clearly run out of memory, else the largest."""
+    places = place_finders(inputs)
+    for place in places:
+        estimate = _memory(inputs, place, batches.lr_find, loop="plain")
+        if isinstance(estimate, Unknown) or estimate.verdict != "too_big":
+            return place
+    return max(places, key=lambda place: place.memory_mib)
+
+
+def _memory(
+    inputs: PlanInputs, place: Placement, batch: StepBatch, *, loop: Literal["lightning", "plain"]
+) -> memory.MemoryEstimate | Unknown:
+    workload = inputs.settings.workload
+    process = memory.TrainingProcess(
+        per_gpu_batch=batch.per_gpu,
+        precision=workload.precision,
+        optimizer=workload.optimizer,
+        momentum=workload.momentum,
+        world_size=batch.world_size,
+        loop=loop,
+        device=place.hardware.device,
+    )
+    return memory.estimate(_facts(inputs), process, place.memory_mib)
+
+
+def _facts(inputs: PlanInputs) -> ModelFacts | Unknown:
+    side = inputs.settings.workload.image_size or max(inputs.data.height, inputs.data.width)
+    return lookup(inputs.settings.workload.model, side, inputs.data.classes)
+
+
+def _load(inputs: PlanInputs, batch: StepBatch) -> throughput.StepLoad:
+    workload = inputs.settings.workload
+    return throughput.StepLoad(
+        per_gpu_batch=batch.per_gpu,
+        accumulation=batch.accumulation,
+        precision=workload.precision,
+        jpeg=inputs.data.storage == "jpeg",
+    )
+
+
+def _measured_scale(inputs: PlanInputs, batches: BatchPlan) -> float:
+    """Return training-step seconds per finder-step second: accumulation, validation, CPU processes sharing cores."""
+    shared = batches.train.world_size if device(inputs) == "cpu" else 1
+    size = batches.train.per_gpu / batches.lr_find.per_gpu
+    validation = 1 + _FORWARD_SHARE * inputs.data.val_samples / inputs.data.train_samples
+    return batches.train.accumulation * size * shared * validation

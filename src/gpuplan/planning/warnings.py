@@ -1,0 +1,81 @@
+"""What a user should know before paying, read off a plan: each with a code for scripts and a fix for people. Pure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuplan.core.frozen import Unknown
+from gpuplan.planning.plan import PlanWarning
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gpuplan.planning.plan import LaunchPlan
+    from gpuplan.profiles.schema import InstanceProfile
+
+_BATCHNORM_NEEDS = 16
+"""Samples per GPU under which BatchNorm statistics grow noisy."""
+_LARGE_BATCH = 8192
+"""Goyal et al. 2017 hold accuracy up to this global batch; past it a layer-wise optimizer is advised."""
+
+
+def warnings_for(plan: LaunchPlan, profile: InstanceProfile) -> tuple[PlanWarning, ...]:
+    """Return the plan's warnings, most important first."""
+    return (*_instance(plan, profile), *_finder(plan, profile), *_batch(plan), *_estimates(plan))
+
+
+def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
+    if plan.lifecycle != "current":
+        others = ", ".join(plan.substitutes)
+        yield PlanWarning(
+            code=plan.lifecycle,
+            message=profile.lifecycle.note,
+            fix=f"consider {others}" if others else "gpuplan profiles list",
+        )
+
+
+def _finder(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
+    step = plan.step("lr-find")
+    if step is None:
+        return
+    shape = next(f for f in profile.finders if f.instance_type == step.instance_type.removeprefix("ml."))
+    if shape.gpu is not None:
+        yield PlanWarning(
+            code="finder-gpu-differs",
+            message=f"lr-find runs on {step.instance_type} ({shape.gpu.model}), not on {plan.gpu}: the "
+            "learning rate carries over, its memory and speed do not",
+            fix="none needed",
+        )
+
+
+def _batch(plan: LaunchPlan) -> Iterator[PlanWarning]:
+    batch = plan.batch
+    if batch.override:
+        yield PlanWarning(
+            code="batch-override",
+            message=f"lr-find uses {batch.lr_find.per_gpu} per GPU, the training {batch.train.per_gpu}: the learning "
+            "rate is found under other conditions than it is used",
+            fix=f"drop {batch.override.reason}",
+        )
+    if batch.train.per_gpu < _BATCHNORM_NEEDS:
+        yield PlanWarning(
+            code="small-batchnorm",
+            message=f"{batch.train.per_gpu} samples per GPU make BatchNorm statistics noisy",
+            fix=f"--per-gpu-batch {_BATCHNORM_NEEDS} or more",
+        )
+    if batch.train.global_batch > _LARGE_BATCH:
+        yield PlanWarning(
+            code="large-global-batch",
+            message=f"a global batch of {batch.train.global_batch:,} needs warm-up and perhaps a layer-wise optimizer",
+            fix=f"keep the global batch at {_LARGE_BATCH:,} or less",
+        )
+
+
+def _estimates(plan: LaunchPlan) -> Iterator[PlanWarning]:
+    for step in plan.steps:
+        if isinstance(step.rate_usd_per_hour, Unknown):
+            yield PlanWarning(
+                code="unknown-price",
+                message=f"{step.name}: {step.rate_usd_per_hour.unknown}",
+                fix="--region us-east-1 has the most prices",
+            )
