@@ -1,0 +1,131 @@
+"""What a backend is: six functions, and the frozen values that go in and out of them.
+
+The engine and the commands know backends only through this file. A dry run prints what `render` returns, and `submit`
+sends exactly that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from gpuplan import backends
+from gpuplan.core.errors import UsageError
+from gpuplan.core.names import did_you_mean
+from gpuplan_job import discover
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gpuplan.core.job_state import JobState
+    from gpuplan_job.contract import JobInput
+
+JobHandle = str
+"""URL of a job, `local://digits-01k.../train/1`: enough for any client to find it again."""
+
+
+@dataclass(frozen=True)
+class JobSpec:
+    """What to run: one attempt of one step."""
+
+    job_input: JobInput
+    instance_type: str
+
+    @property
+    def name(self) -> str:
+        """The job's name, a function of run, step and attempt alone: asking twice names the same job."""
+        return f"{self.job_input.run_id}-{self.job_input.step}-{self.job_input.attempt}"
+
+
+@dataclass(frozen=True)
+class Request:
+    """Exactly what a backend will send, as JSON-ready data.
+
+    The handle is known before the call, so an intent that was recorded can be looked up even if the reply was lost.
+    """
+
+    name: str
+    handle: JobHandle
+    body: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A look at a job."""
+
+    state: JobState
+    detail: str = ""
+    """The service's own word for it, for people."""
+
+
+@dataclass(frozen=True)
+class LogPage:
+    """New complete lines of a job's log, and the cursor that continues after them."""
+
+    lines: tuple[str, ...]
+    cursor: str
+
+
+class Backend(Protocol):
+    """A place to run jobs."""
+
+    poll_seconds: float
+    """How often it makes sense to look at a job."""
+
+    def render(self, spec: JobSpec) -> Request:
+        """Return what `submit` would send. Pure: no call, no file, no credentials."""
+        ...
+
+    def submit(self, request: Request) -> JobHandle:
+        """Start the job, or return the handle of the one that already has this name and request.
+
+        Raises:
+            GpuplanError: it cannot be started, or the name is taken by a different request.
+        """
+        ...
+
+    def poll(self, handle: JobHandle) -> JobStatus:
+        """Return the job's state now; a job that was never created is PENDING."""
+        ...
+
+    def fetch(self, handle: JobHandle, name: str) -> bytes:
+        """Return a file the job wrote.
+
+        Raises:
+            FileNotFoundError: the job wrote no file of that name.
+        """
+        ...
+
+    def logs(self, handle: JobHandle, cursor: str = "") -> LogPage:
+        """Return the complete log lines after `cursor`; never waits."""
+        ...
+
+    def stop(self, handle: JobHandle) -> JobStatus:
+        """End the job and all its processes; returns once that is confirmed or the grace has run out. Idempotent."""
+        ...
+
+    def locate(self, handle: JobHandle, name: str) -> str:
+        """Return where a person finds a file of the job: a path or a URL."""
+        ...
+
+
+def names() -> list[str]:
+    """Return the backends this installation has."""
+    return discover.names(backends)
+
+
+def create(name: str, home: Path) -> Backend:
+    """Return the backend of that name, keeping its files under `home`.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    try:
+        module = discover.load(backends, name)
+    except LookupError as error:
+        raise UsageError(
+            f"this installation has no backend {name!r}",
+            why=did_you_mean(name, names()),
+            fix=f"--backend {names()[-1]}",
+        ) from error
+    return cast("Backend", module.create(home))

@@ -1,0 +1,124 @@
+"""What follows from a step's end: the decision after lr-find, the new estimates, the reason of a failure, the dollars.
+
+Pure functions of the record, called by `engine.run`, which makes their answers durable.
+"""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from gpuplan.core.errors import ExitCode, GpuplanError, JobFailedError
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.job_state import JobState
+from gpuplan.core.units import SECONDS_PER_HOUR, usd
+from gpuplan.planning.cost import Rate
+from gpuplan.planning.decision import decide
+from gpuplan.planning.replan import replan
+from gpuplan.store import events as ev
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from gpuplan.backends.base import JobStatus
+    from gpuplan.planning.plan import StepPlan
+    from gpuplan.store.record import RunRecord
+    from gpuplan_job.contract import Failure, JobInput, LrResult, TrainResult
+
+NOTHING_SPENT = Decimal(0)
+
+
+def bound_lr(record: RunRecord) -> float | None:
+    """Return the training's learning rate: the user's, else what lr-find led to, else None."""
+    if record.plan.lr.learning_rate is not None:
+        return record.plan.lr.learning_rate
+    return record.decision.training_learning_rate if record.decision else None
+
+
+def follow_ups(record: RunRecord, step: StepPlan) -> Iterator[ev.Event]:
+    """Yield the events that a finished lr-find asks for and that are not yet recorded; none after a training."""
+    result = record.measured()
+    if step.sweep is None or result is None:
+        return
+    decision = record.decision
+    if decision is None:
+        decision = decide(result, record.plan.lr.rule, record.plan.lr.transfer, record.plan.batch.train.global_batch)
+        yield ev.Decided(decision=decision)
+    attempt = record.step(step.name).last
+    number = attempt.number if attempt else 1
+    if decision.verdict != "ok":
+        yield ev.Failed(
+            step=step.name,
+            attempt=number,
+            exit_code=ExitCode.NO_RESULT,
+            message=f"the range test gives no learning rate: {decision.verdict}",
+            why=decision.reason,
+            fix=decision.fix,
+            cost_usd=cost_so_far(record, step),
+        )
+        return
+    new = record.replanned
+    if new is None:
+        estimate = replan(record.plan, result.measured)
+        if estimate is None:
+            return
+        new = ev.Replanned(time_hours=estimate.time_hours, cost_usd=estimate.cost_usd)
+        yield new
+    if _over_budget(record, new):
+        yield _budget_failure(record, step, number, new)
+
+
+def job_error(run_id: str, job: JobInput, status: JobStatus, failure: Failure | None) -> GpuplanError:
+    """Return why a job ended without success, in its own words where it left any."""
+    resume = f"gpuplan resume {run_id}"
+    if failure is None:
+        detail = f" ({status.detail})" if status.detail else ""
+        verb = "was stopped" if status.state is JobState.STOPPED else "failed"
+        return JobFailedError(
+            f"{job.step} {verb}{detail}",
+            why="it left no account of the cause",
+            fix=f"gpuplan logs {run_id}    then: {resume}",
+        )
+    rank = "" if failure.rank is None else f" on rank {failure.rank}"
+    fix = f"{failure.fix}    then: {resume}" if failure.fix else f"gpuplan logs {run_id}    then: {resume}"
+    return JobFailedError(f"{job.step} failed{rank}: {failure.message}", why=f"cause: {failure.kind}", fix=fix)
+
+
+def cost_so_far(record: RunRecord, step: StepPlan) -> Decimal | Unknown:
+    """Return the dollars of the step's last attempt, from its submission to its end as this client saw them."""
+    rate = step.rate_usd_per_hour
+    attempt = record.step(step.name).last
+    if not isinstance(rate, Rate):
+        return rate
+    if attempt is None or attempt.ended_at is None or rate.amount == 0:
+        return NOTHING_SPENT
+    seconds = (attempt.ended_at - attempt.started_at).total_seconds()
+    return rate.amount * Decimal(str(seconds)) / SECONDS_PER_HOUR
+
+
+def as_data(result: LrResult | TrainResult) -> dict[str, Any]:
+    """Return a result as the JSON-ready data that an event holds."""
+    data: dict[str, Any] = json.loads(result.to_json())
+    return data
+
+
+def _over_budget(record: RunRecord, new: ev.Replanned) -> bool:
+    limit = record.plan.provenance.settings.launch.max_cost
+    if limit is None or isinstance(new.cost_usd, Unknown):
+        return False
+    return new.cost_usd.p90 > limit
+
+
+def _budget_failure(record: RunRecord, step: StepPlan, attempt: int, new: ev.Replanned) -> ev.Failed:
+    limit = record.plan.provenance.settings.launch.max_cost or NOTHING_SPENT
+    p90 = NOTHING_SPENT if isinstance(new.cost_usd, Unknown) else new.cost_usd.p90
+    return ev.Failed(
+        step=step.name,
+        attempt=attempt,
+        exit_code=ExitCode.OVER_BUDGET,
+        message=f"with the measured step time the training's p90 cost is {usd(p90)}, over --max-cost {usd(limit)}",
+        why="lr-find measured the speed; the training was not started",
+        fix="fewer --epochs, another --instance, or a higher --max-cost",
+        cost_usd=cost_so_far(record, step),
+    )

@@ -1,0 +1,199 @@
+"""The only loop: for each planned step intent, submit, wait, verify, record. Launch and resume are the same call.
+
+Everything it knows is in the record, so a client that dies anywhere is replaced by one that reads the record and goes
+on. It never names a pipeline and never looks inside a backend.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from gpuplan.backends.base import JobSpec, JobStatus
+from gpuplan.core.errors import ExitCode, GpuplanError, NoResultError, StoreError
+from gpuplan.core.failpoint import failpoint
+from gpuplan.core.job_state import JobState
+from gpuplan.engine import conclude, verify
+from gpuplan.engine.cancel import confirm_stopped
+from gpuplan.engine.wait import wait
+from gpuplan.planning.job_input import job_input
+from gpuplan.store import events as ev
+from gpuplan_job.contract import canonical_json, sha256_hex
+
+if TYPE_CHECKING:
+    from gpuplan.backends.base import Backend
+    from gpuplan.core.clock import Clock
+    from gpuplan.engine.observer import Observer
+    from gpuplan.planning.plan import StepPlan
+    from gpuplan.store.record import Attempt, RunRecord
+    from gpuplan_job.contract import JobInput
+
+
+class RunLog(Protocol):
+    """What the engine needs of a store."""
+
+    def append(self, run_id: str, event: ev.Event) -> None:
+        """Make an event durable before returning."""
+        ...
+
+    def record(self, run_id: str) -> RunRecord:
+        """Return the run as its events tell it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Carries out planned runs; all effects go through its four collaborators."""
+
+    store: RunLog
+    backend: Backend
+    clock: Clock
+    observer: Observer
+
+    def drive(self, run_id: str) -> RunRecord:
+        """Take a run from wherever its record stands to its end, and return the final record.
+
+        The caller holds the run's lock. A failure of a step is recorded and returned, not raised.
+
+        Raises:
+            StoreError: the record cannot be written; nothing is submitted after that.
+        """
+        record = self.store.record(run_id)
+        for step in record.plan.steps:
+            record = self._advance(run_id, step)
+            if record.state in {"failed", "cancelled"}:
+                break
+            failpoint("between-steps")
+        return record
+
+    def _advance(self, run_id: str, step: StepPlan) -> RunRecord:
+        """Bring one step as far as it will go."""
+        record = self.store.record(run_id)
+        if record.state == "cancelling":
+            return self._note(run_id, ev.Cancelled())
+        if not record.step(step.name).done:
+            record = self._run_job(record, step)
+        if record.state not in {"failed", "cancelled"}:
+            record = self._conclude(record, step)
+        return record
+
+    def _run_job(self, record: RunRecord, step: StepPlan) -> RunRecord:
+        run_id = record.run_id
+        number = _attempt_number(record.step(step.name).last)
+        job = job_input(record.plan, step, run_id=run_id, attempt=number, learning_rate=conclude.bound_lr(record))
+        self._end_earlier(record, step, number)
+        try:
+            handle = self._submit(record, step, job)
+        except StoreError:
+            raise  # it could not be recorded either
+        except GpuplanError as error:
+            return self._fail(run_id, job, error, error.exit_code)
+        # An error while waiting is no end of the job: it is raised, the attempt stays open, and resume adopts it.
+        status = self._wait(run_id, job, handle)
+        failpoint("after-job-ended")
+        return self._take_result(run_id, step, job, handle, status)
+
+    def _end_earlier(self, record: RunRecord, step: StepPlan, number: int) -> None:
+        """See to it that no earlier attempt of the step lives beside a new one.
+
+        Raises:
+            MayBeBillingError: one of them cannot be confirmed as stopped.
+        """
+        for attempt in record.step(step.name).attempts:
+            if attempt.number < number and not attempt.state.terminal:
+                status = confirm_stopped(self.backend, attempt)
+                self._note(record.run_id, ev.Observed(step=step.name, attempt=attempt.number, state=status.state))
+
+    def _submit(self, record: RunRecord, step: StepPlan, job: JobInput) -> str:
+        """Record the intent, make the call, record the handle; a job that already has its handle is left alone."""
+        last = record.step(step.name).last
+        if last is not None and last.number == job.attempt and last.submitted:
+            return last.handle
+        request = self.backend.render(JobSpec(job_input=job, instance_type=step.instance_type))
+        failpoint("before-intent")
+        self._note(
+            record.run_id,
+            ev.Submitting(
+                step=step.name,
+                attempt=job.attempt,
+                job_name=request.name,
+                handle=request.handle,
+                request_sha256=sha256_hex(canonical_json(request.body)),
+                learning_rate=job.train.learning_rate if job.train else None,
+            ),
+        )
+        failpoint("after-intent")
+        handle = self.backend.submit(request)
+        failpoint("after-submit-before-record")
+        self._note(record.run_id, ev.Submitted(step=step.name, attempt=job.attempt))
+        failpoint("after-submitted")
+        return handle
+
+    def _wait(self, run_id: str, job: JobInput, handle: str) -> JobStatus:
+        def on_change(status: JobStatus) -> None:
+            event = ev.Observed(step=job.step, attempt=job.attempt, state=status.state, detail=status.detail)
+            self._note(run_id, event)
+            failpoint("while-polling")
+
+        return wait(handle, self.backend, self.clock, self.observer, on_change)
+
+    def _take_result(self, run_id: str, step: StepPlan, job: JobInput, handle: str, status: JobStatus) -> RunRecord:
+        if status.state is not JobState.SUCCEEDED and self.store.record(run_id).state == "cancelling":
+            return self._note(run_id, ev.Cancelled())
+        if status.state is not JobState.SUCCEEDED:
+            error = conclude.job_error(run_id, job, status, verify.failure(self.backend, handle))
+            return self._fail(run_id, job, error, ExitCode.JOB_FAILED)
+        cost = conclude.cost_so_far(self.store.record(run_id), step)
+        try:
+            if step.sweep is not None:
+                found = verify.lr_result(self.backend, handle, job)
+                failpoint("after-result-before-record")
+                event: ev.Event = ev.Measured(
+                    step=job.step, attempt=job.attempt, result=conclude.as_data(found), cost_usd=cost
+                )
+            else:
+                trained = verify.train_result(self.backend, handle, job)
+                failpoint("after-result-before-record")
+                event = ev.Trained(step=job.step, attempt=job.attempt, result=conclude.as_data(trained), cost_usd=cost)
+        except NoResultError as error:
+            return self._fail(run_id, job, error, error.exit_code)
+        record = self._note(run_id, event)
+        failpoint("after-result-recorded")
+        return record
+
+    def _conclude(self, record: RunRecord, step: StepPlan) -> RunRecord:
+        """Draw what follows from a finished step, once."""
+        for event in conclude.follow_ups(record, step):
+            record = self._note(record.run_id, event)
+            failpoint("after-conclusion")
+        return record
+
+    def _fail(self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode) -> RunRecord:
+        record = self.store.record(run_id)
+        step = record.plan.step(job.step)
+        return self._note(
+            run_id,
+            ev.Failed(
+                step=job.step,
+                attempt=job.attempt,
+                exit_code=code,
+                message=error.what,
+                why=error.why,
+                fix=error.fix,
+                cost_usd=conclude.cost_so_far(record, step) if step else conclude.NOTHING_SPENT,
+            ),
+        )
+
+    def _note(self, run_id: str, event: ev.Event) -> RunRecord:
+        """Make an event durable, tell the observer, and return the record as it now stands."""
+        self.store.append(run_id, event)
+        self.observer.event(event)
+        return self.store.record(run_id)
+
+
+def _attempt_number(last: Attempt | None) -> int:
+    """Return the attempt to work on: the open one, or the next after one that failed."""
+    if last is None:
+        return 1
+    over = last.failed or last.state in {JobState.FAILED, JobState.STOPPED}
+    return last.number + 1 if over else last.number

@@ -1,0 +1,144 @@
+"""The events of a run: everything that was decided or seen, in order, and enough to rebuild the record from nothing.
+
+Written by the engine and by `cancel`, read by `store.record`. An event is never changed; a new kind goes to the end.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter
+
+from gpuplan.core.frozen import Frozen, Unknown
+from gpuplan.core.job_state import JobState
+from gpuplan.planning.cost import Cost
+from gpuplan.planning.decision import Decision
+from gpuplan.planning.plan import LaunchPlan
+from gpuplan.planning.throughput import Hours
+
+
+class OfAttempt(Frozen):
+    """Base of the events that speak of one attempt of one step."""
+
+    step: str
+    attempt: int
+
+
+class Planned(Frozen):
+    """The run exists: its plan as agreed."""
+
+    kind: Literal["planned"] = "planned"
+    plan: LaunchPlan
+
+
+class Submitting(OfAttempt):
+    """Intent, durable before any call that creates a job."""
+
+    kind: Literal["submitting"] = "submitting"
+    job_name: str
+    handle: str
+    request_sha256: str
+    learning_rate: float | None = None
+
+
+class Submitted(OfAttempt):
+    """The call was answered: the job exists."""
+
+    kind: Literal["submitted"] = "submitted"
+
+
+class Observed(OfAttempt):
+    """The job's state changed."""
+
+    kind: Literal["observed"] = "observed"
+    state: JobState
+    detail: str = ""
+
+
+class Measured(OfAttempt):
+    """lr-find is done; its verified result, whole, so that any rule can be applied to it again."""
+
+    kind: Literal["measured"] = "measured"
+    result: dict[str, Any]
+    cost_usd: Decimal | Unknown
+
+
+class Decided(Frozen):
+    """What the rule and the transfer policy made of the measurement."""
+
+    kind: Literal["decided"] = "decided"
+    decision: Decision
+
+
+class Replanned(Frozen):
+    """The training's estimates with what lr-find measured."""
+
+    kind: Literal["replanned"] = "replanned"
+    time_hours: Hours | Unknown
+    cost_usd: Cost | Unknown
+
+
+class Trained(OfAttempt):
+    """The training is done; its verified result."""
+
+    kind: Literal["trained"] = "trained"
+    result: dict[str, Any]
+    cost_usd: Decimal | Unknown
+
+
+class Failed(OfAttempt):
+    """A step ended without a usable result; a later attempt may follow."""
+
+    kind: Literal["failed"] = "failed"
+    exit_code: int
+    message: str
+    why: str = ""
+    fix: str = ""
+    cost_usd: Decimal | Unknown
+
+
+class CancelRequested(Frozen):
+    """Someone asked for the end of the run: nothing new may be submitted after this."""
+
+    kind: Literal["cancel-requested"] = "cancel-requested"
+
+
+class Cancelled(Frozen):
+    """Every job of the run is confirmed as stopped."""
+
+    kind: Literal["cancelled"] = "cancelled"
+
+
+class Resumed(Frozen):
+    """A client took the run up again; a cancel or a failure before this no longer holds it back."""
+
+    kind: Literal["resumed"] = "resumed"
+
+
+Event = Annotated[
+    Planned
+    | Submitting
+    | Submitted
+    | Observed
+    | Measured
+    | Decided
+    | Replanned
+    | Trained
+    | Failed
+    | CancelRequested
+    | Cancelled
+    | Resumed,
+    Field(discriminator="kind"),
+]
+
+EVENT: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+class Stored(Frozen):
+    """An event with its place and time in the log."""
+
+    seq: int
+    at: datetime
+    event: Event

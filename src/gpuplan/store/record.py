@@ -1,0 +1,230 @@
+"""The record of a run: a pure fold of its events, rebuildable from them alone.
+
+The engine decides from it, reports print it. It holds nothing the events do not.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from gpuplan.core.errors import ExitCode
+from gpuplan.core.frozen import Frozen, Unknown
+from gpuplan.core.job_state import JobState
+from gpuplan.planning.decision import Decision
+from gpuplan.planning.plan import LaunchPlan
+from gpuplan.store import events as ev
+from gpuplan_job.contract import LrResult, TrainResult
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+RunState = Literal["planned", "running", "succeeded", "failed", "cancelling", "cancelled"]
+
+
+class Attempt(Frozen):
+    """One try at a step."""
+
+    number: int
+    job_name: str
+    handle: str
+    submitted: bool = False
+    """The create call was answered; False leaves open whether the job exists."""
+    state: JobState = JobState.PENDING
+    started_at: datetime
+    ended_at: datetime | None = None
+    cost_usd: Decimal | Unknown | None = None
+    learning_rate: float | None = None
+    failed: bool = False
+    """It gave no usable result, whatever the job itself says; going on means another attempt."""
+
+
+class StepRecord(Frozen):
+    """What became of one planned step."""
+
+    name: str
+    attempts: tuple[Attempt, ...] = ()
+    done: bool = False
+    """Its result was fetched and verified."""
+
+    @property
+    def last(self) -> Attempt | None:
+        """The newest attempt."""
+        return self.attempts[-1] if self.attempts else None
+
+    @property
+    def state(self) -> str:
+        """The step in one word: `waiting`, a job state, or `verifying` while a finished job's result is not in."""
+        if self.last is None:
+            return "waiting"
+        if self.last.state is JobState.SUCCEEDED and not self.done:
+            return "verifying"
+        return self.last.state.value
+
+
+class RunRecord(Frozen):
+    """Everything known of a run."""
+
+    run_id: str
+    plan: LaunchPlan
+    created_at: datetime
+    state: RunState
+    steps: tuple[StepRecord, ...]
+    lr_result: dict[str, Any] | None = None
+    decision: Decision | None = None
+    replanned: ev.Replanned | None = None
+    train_result: dict[str, Any] | None = None
+    failure: ev.Failed | None = None
+
+    def step(self, name: str) -> StepRecord:
+        """Return the record of a planned step."""
+        return next(step for step in self.steps if step.name == name)
+
+    def live_handles(self) -> list[str]:
+        """Return the handles of all jobs that may live: intended or submitted, and not known to have ended."""
+        attempts = (attempt for step in self.steps for attempt in step.attempts)
+        return [attempt.handle for attempt in attempts if not attempt.state.terminal]
+
+    def measured(self) -> LrResult | None:
+        """Return lr-find's result, None before there is one."""
+        return None if self.lr_result is None else LrResult.from_json(json.dumps(self.lr_result))
+
+    def trained(self) -> TrainResult | None:
+        """Return the training's result, None before there is one."""
+        return None if self.train_result is None else TrainResult.from_json(json.dumps(self.train_result))
+
+    @property
+    def exit_code(self) -> ExitCode | None:
+        """The exit code the run stands for; None while it is open."""
+        if self.state == "succeeded":
+            return ExitCode.OK
+        if self.state == "cancelled":
+            return ExitCode.INTERRUPTED
+        return ExitCode(self.failure.exit_code) if self.state == "failed" and self.failure else None
+
+
+def fold(run_id: str, stored: Iterable[ev.Stored]) -> RunRecord:
+    """Return the record that a run's events add up to.
+
+    Raises:
+        ValueError: the log is empty, does not begin with its plan, or has two.
+    """
+    builder: _Builder | None = None
+    for item in stored:
+        if builder is None:
+            builder = _Builder(run_id, item)
+        else:
+            builder.apply(item)
+    if builder is None:
+        raise ValueError(f"{run_id}: the event log is empty")
+    return builder.record()
+
+
+class _Builder:
+    """The fold's accumulator: mutable inside one call of `fold`, never seen outside."""
+
+    def __init__(self, run_id: str, first: ev.Stored) -> None:
+        if not isinstance(first.event, ev.Planned):
+            raise ValueError(f"{run_id}: the event log begins with {first.event.kind!r}, not with its plan")  # noqa: TRY004 - a damaged log is a bad value, not a bad type
+        self._run_id = run_id
+        self._created_at = first.at
+        self._plan = first.event.plan
+        self._attempts: dict[str, list[Attempt]] = {step.name: [] for step in self._plan.steps}
+        self._done: set[str] = set()
+        self._state: RunState = "planned"
+        self._values: dict[str, Any] = {}
+
+    def apply(self, item: ev.Stored) -> None:
+        """Take in one event."""
+        self._apply_to_step(item.event, item.at)
+        self._apply_to_run(item)
+        if self._complete() and self._state not in {"failed", "cancelled"}:
+            self._state = "succeeded"
+
+    def _apply_to_step(self, event: ev.Event, at: datetime) -> None:
+        match event:
+            case ev.Submitting():
+                self._begin_attempt(event, at)
+            case ev.Submitted():
+                self._change(event, submitted=True)
+            case ev.Observed():
+                self._change(event, state=event.state, **({"ended_at": at} if event.state.terminal else {}))
+            case ev.Measured() | ev.Trained():
+                self._change(event, cost_usd=event.cost_usd)
+                self._done.add(event.step)
+                self._values["lr_result" if event.kind == "measured" else "train_result"] = event.result
+            case ev.Failed():
+                self._change(event, cost_usd=event.cost_usd, failed=True)
+            case _:
+                pass
+
+    def _apply_to_run(self, item: ev.Stored) -> None:
+        match item.event:
+            case ev.Failed() as event:
+                self._values["failure"] = event
+                self._state = "failed"
+            case ev.Decided() as event:
+                self._values["decision"] = event.decision
+            case ev.Replanned() as event:
+                self._values["replanned"] = event
+            case ev.Submitting() if self._state != "cancelling":
+                self._state = "running"
+            case ev.CancelRequested():
+                self._state = "cancelling"
+            case ev.Cancelled():
+                self._state = "cancelled"
+            case ev.Resumed():
+                self._state = "running"
+                self._values.pop("failure", None)
+            case ev.Planned():
+                raise ValueError(f"{self._run_id}: a second plan at event {item.seq}")
+            case _:
+                pass
+
+    def record(self) -> RunRecord:
+        """Return the frozen record."""
+        steps = tuple(
+            StepRecord(name=name, attempts=tuple(attempts), done=name in self._done)
+            for name, attempts in self._attempts.items()
+        )
+        return RunRecord(
+            run_id=self._run_id,
+            plan=self._plan,
+            created_at=self._created_at,
+            state=self._state,
+            steps=steps,
+            **self._values,
+        )
+
+    def _begin_attempt(self, event: ev.Submitting, at: datetime) -> None:
+        attempts = self._of(event.step)
+        if not attempts or attempts[-1].number < event.attempt:
+            attempts.append(
+                Attempt(
+                    number=event.attempt,
+                    job_name=event.job_name,
+                    handle=event.handle,
+                    started_at=at,
+                    learning_rate=event.learning_rate,
+                )
+            )
+
+    def _change(self, event: ev.OfAttempt, **changes: object) -> None:
+        """Change the attempt that an event speaks of, which need not be the newest."""
+        attempts = self._of(event.step)
+        for index, attempt in enumerate(attempts):
+            if attempt.number == event.attempt:
+                attempts[index] = attempt.model_copy(update=changes)
+
+    def _of(self, step: str) -> list[Attempt]:
+        if step not in self._attempts:
+            raise ValueError(f"{self._run_id}: an event of step {step!r}, which its plan does not have")
+        return self._attempts[step]
+
+    def _complete(self) -> bool:
+        """Tell whether every step is done and a range test has led to an LR."""
+        decision: Decision | None = self._values.get("decision")
+        decided = "lr-find" not in self._attempts or (decision is not None and decision.verdict == "ok")
+        return decided and self._done == set(self._attempts)
