@@ -1,0 +1,140 @@
+"""The `gpuplan` command: a table of commands, each imported only when it is called, and the one place errors end.
+
+A command is a module of this folder with a function `command`. Nothing here may import pydantic, rich or boto3.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+import typer.core
+import typer.main
+
+from gpuplan import __version__
+from gpuplan.core.errors import ExitCode, GpuplanError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+COMMANDS = {
+    "plan": "Batch, memory, time and cost of a run, and the exact requests; starts nothing.",
+    "launch": "Run a pipeline: find the learning rate, carry it over, train on all GPUs.",
+    "resume": "Go on with a run where it stopped.",
+    "status": "What became of a run.",
+    "list": "All runs, newest last.",
+    "watch": "Follow a run's progress until its job ends.",
+    "logs": "Print the log of a run's jobs.",
+    "cancel": "Stop a run and confirm that nothing of it is left.",
+    "suggest": "Apply any rule to a stored range test; runs no job.",
+    "profiles": "The instance profiles: list, show, check.",
+    "init": "Write a commented gpuplan.toml and its JSON Schema.",
+}
+
+_EPILOG = "Start with: gpuplan plan    then: gpuplan launch"
+
+
+class _LazyGroup(typer.core.TyperGroup):
+    """A group whose commands are modules, imported when named."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401 - typer's own context class is private
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401 - as above
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"gpuplan.cli.{cmd_name}")
+        if hasattr(module, "app"):
+            return typer.main.get_command(module.app)
+        single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+        single.command(cmd_name, help=inspect.getdoc(module.command))(module.command)
+        return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401 - as above
+        """List the commands from the table, importing none of them."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def _root(*, version: bool = typer.Option(default=False, help="Print the version and exit.", is_eager=True)) -> None:
+    """Plan, price and run PyTorch training on AWS GPUs, with the learning rate found on one of them."""
+    if version:
+        typer.echo(f"gpuplan {__version__}")
+        raise typer.Exit
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with a documented status; the entry point of the `gpuplan` script."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments or os.environ.get("GPUPLAN_DEBUG", "") not in {"", "0"}
+    try:
+        status = app(arguments, prog_name="gpuplan", standalone_mode=False)
+    except KeyboardInterrupt:
+        typer.echo("\ninterrupted", err=True)
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of our output has gone (`gpuplan logs | head`): not an error, and nothing may be printed any more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+    except Exception as error:
+        if debug and not hasattr(error, "format_message"):
+            raise
+        sys.exit(_report(error, as_json=_wants_json(arguments)))
+    sys.exit(status if isinstance(status, int) else ExitCode.OK)
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    """Say what went wrong, on stderr and with -o json also on stdout, and return the exit status."""
+    if hasattr(error, "format_message"):  # typer's own: an option or a command it does not know
+        error = UsageError(error.format_message().rstrip("."), fix="gpuplan --help    or    gpuplan COMMAND --help")
+    if not isinstance(error, GpuplanError):
+        detail = f"{type(error).__name__}: {error}".splitlines()[0]
+        error = GpuplanError(
+            f"internal error: {detail}",
+            why="this is a fault in gpuplan",
+            fix="the same command with --debug shows where",
+        )
+    for line in _lines(error):
+        typer.echo(line, err=True)
+    if as_json:
+        document = {
+            "schema": "gpuplan.error/1",
+            "exit_code": int(error.exit_code),
+            "error": {"what": error.what, "why": error.why, "fix": error.fix},
+        }
+        typer.echo(json.dumps(document))
+    return int(ExitCode(error.exit_code))
+
+
+def _lines(error: GpuplanError) -> list[str]:
+    lines = [f"error: {error.what}"]
+    if error.why:
+        lines.append(f"  why:  {error.why}")
+    if error.fix:
+        lines.append(f"  next: {error.fix}")
+    return lines
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    text = " ".join(arguments)
+    return any(form in text for form in ("-o json", "-ojson", "--output json", "--output=json"))

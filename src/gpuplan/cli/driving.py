@@ -1,0 +1,108 @@
+"""Drive a run and tell its story: the lock, the engine, Ctrl-C, the curve's picture, the final report.
+
+Shared by launch and resume.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import typer
+
+from gpuplan.backends import base as backends
+from gpuplan.cli.home import home
+from gpuplan.cli.options import Output
+from gpuplan.cli.progress import display
+from gpuplan.core.clock import SystemClock
+from gpuplan.core.errors import ExitCode
+from gpuplan.engine.run import Engine
+from gpuplan.reports.curve_svg import curve_svg
+from gpuplan.reports.layout import console, show
+from gpuplan.reports.run_document import run_document
+from gpuplan.reports.run_text import run_text
+from gpuplan.store import lock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import FrameType
+
+    from gpuplan.store.record import RunRecord
+    from gpuplan.store.sqlite import RunStore
+
+_PICTURE = "lr_curve.svg"
+
+
+def drive(run_id: str, store: RunStore, output: Output) -> None:
+    """Take a run to its end, or leave it running on Ctrl-C; prints the result and exits with the run's status.
+
+    Raises:
+        LockedError: another client drives it.
+    """
+    clock = SystemClock()
+    record = store.record(run_id)
+    backend = backends.create(record.plan.backend, home())
+    code: int | None = None
+    with lock.hold(store.folder(run_id), run_id, clock):
+        shown = display()
+        _detach_on_hangup()
+        try:
+            record = Engine(store, backend, clock, shown).drive(run_id)
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends this client at once
+            code = ExitCode.INTERRUPTED
+            record = store.record(run_id)
+        finally:
+            shown.close()
+    if code is not None:
+        _say_detached(run_id)
+    report(record, store, output, code)
+    raise typer.Exit(int(code if code is not None else record.exit_code or ExitCode.OK))
+
+
+def report(record: RunRecord, store: RunStore, output: Output, code: int | None = None) -> None:
+    """Print a record in the wanted form, drawing the curve if there is one."""
+    backend = backends.create(record.plan.backend, home())
+    picture = draw(record, store.folder(record.run_id))
+    if output is Output.JSON:
+        document = run_document(record, backend.locate, code)
+        if picture:
+            document["lr"]["curve"] = str(picture)
+        typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    show(run_text(record, backend.locate, picture), console())
+
+
+def draw(record: RunRecord, folder: Path) -> Path | None:
+    """Write the range test's picture beside the run's log, and return its path; None without a range test."""
+    result = record.measured()
+    if result is None or record.decision is None:
+        return None
+    path = folder / _PICTURE
+    title = f"{record.plan.workload.model} on {record.plan.workload.data}, run {record.run_id}"
+    partial = path.with_suffix(".partial")
+    partial.write_text(curve_svg(result, record.decision, title), encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def _say_detached(run_id: str) -> None:
+    typer.echo(
+        f"\ndetached: the job goes on without this client\n"
+        f"  go on:  gpuplan resume {run_id}\n  stop:   gpuplan cancel {run_id}",
+        err=True,
+    )
+
+
+def _detach_on_hangup() -> None:
+    """Treat a closed terminal and a polite kill as Ctrl-C: paid work is never ended silently."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        del number, frame
+        raise KeyboardInterrupt
+
+    for name in ("SIGTERM", "SIGHUP"):
+        if sys.platform != "win32":
+            signal.signal(getattr(signal, name), interrupt)

@@ -1,0 +1,115 @@
+"""Options made from the settings: one for each field of `workload.schema`, with its variable; no second list of them.
+
+`with_settings` gives a command all of them as one `Given`. Used by plan and launch.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+
+from gpuplan.workload.schema import SettingField, setting_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class Output(StrEnum):
+    """Form of the result on stdout."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+OutputOption = Annotated[Output, typer.Option("--output", "-o", help="Form of the result on stdout.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and where each setting came from.")]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="Configuration file; by default ./gpuplan.toml if there is one.")
+]
+RunArgument = Annotated[str | None, typer.Argument(help="Run id or the start of one; by default the newest run.")]
+
+
+@dataclass(frozen=True)
+class Given:
+    """Settings given as flags or variables: values by dotted key, and where each came from."""
+
+    values: dict[str, object]
+    origins: dict[str, str]
+    config: Path | None
+
+    def arguments(self) -> list[str]:
+        """Return the options among them as a command line would repeat them."""
+        named = [(origin, str(self.values[key])) for key, origin in self.origins.items() if origin.startswith("--")]
+        if self.config is not None:
+            named.append(("--config", str(self.config)))
+        return [part for pair in named for part in pair]
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(given, ...)` an option for every setting; its own parameters follow them."""
+    fields = setting_fields()
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in {"ctx", "given"}]
+
+    @wraps(command)
+    def run(ctx: typer.Context, **parameters: Any) -> None:  # noqa: ANN401 - whatever the options hold
+        rest = {p.name: parameters.pop(p.name) for p in own}
+        command(given=_given(ctx, fields, parameters), **rest)
+
+    named = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter("ctx", named, annotation=typer.Context)]
+    options += [_option(field) for field in fields]
+    options.append(inspect.Parameter("config", named, default=None, annotation=ConfigOption))
+    options += [parameter.replace(kind=named) for parameter in own]
+    run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined] # functions take one, stubs do not know
+    run.__annotations__ = {p.name: p.annotation for p in options}
+    del run.__dict__["__wrapped__"]  # or typer would look through to the command itself
+    return run
+
+
+def _option(field: SettingField) -> inspect.Parameter:
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    help_text = field.help + (f" One of {', '.join(choices)}." if choices else "")
+    option = typer.Option(field.flag, envvar=field.variable, help=help_text, show_default=False)
+    return inspect.Parameter(
+        _parameter(field),
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[_plain_type(field.annotation) | None, option],
+    )
+
+
+def _parameter(field: SettingField) -> str:
+    return f"{field.section}__{field.name}"
+
+
+def _plain_type(annotation: object) -> type:
+    """Return what the shell's text becomes before the schema judges it: int, float or str."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        annotation = next(a for a in get_args(annotation) if a is not type(None))
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if annotation is Decimal:
+        return str
+    return annotation if annotation in (int, float) else str
+
+
+def _given(ctx: typer.Context, fields: list[SettingField], parameters: dict[str, Any]) -> Given:
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    for field in fields:
+        value = parameters[_parameter(field)]
+        if value is None:
+            continue
+        source = ctx.get_parameter_source(_parameter(field))
+        from_variable = source is not None and source.name == "ENVIRONMENT"
+        values[field.key] = value
+        origins[field.key] = field.variable if from_variable else field.flag
+    return Given(values, origins, parameters["config"])

@@ -1,0 +1,85 @@
+"""`gpuplan plan`: say what a run would be, and start nothing."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gpuplan.cli.home import home
+from gpuplan.cli.options import DebugOption, Given, Output, OutputOption, with_settings
+from gpuplan.cli.planning import Planned, plan_from
+from gpuplan.core.errors import GpuplanError, UsageError
+from gpuplan.planning.refuse import refuse
+from gpuplan.reports.layout import Facts, console, show
+from gpuplan.reports.plan_document import to_document
+from gpuplan.reports.plan_text import next_commands, plan_text
+
+
+@with_settings
+def command(
+    given: Given,
+    out: Annotated[Path | None, typer.Option("--out", help="Also save the plan, for launch --plan.")] = None,
+    output: OutputOption = Output.TEXT,
+    debug: DebugOption = False,
+) -> None:
+    """Show batch, memory, time and cost of a run, and the exact request of each step. Starts nothing.
+
+    No AWS call, no credentials, no PyTorch needed.
+    """
+    planned = plan_from(given)
+    present(planned, output, debug=debug, nothing_submitted=True)
+    if out is not None:
+        save(planned, out)
+
+
+def present(planned: Planned, output: Output, *, debug: bool, nothing_submitted: bool) -> None:
+    """Print a plan in the wanted form."""
+    if output is Output.JSON:
+        typer.echo(json.dumps(to_document(planned.plan, home()), indent=2, ensure_ascii=False))
+        return
+    target = console()
+    blocks = plan_text(planned.plan, datetime.now(UTC).date())
+    if debug:
+        blocks.append(
+            Facts(
+                tuple(
+                    (key, f"{value}  (from {planned.layers.origins[key]})")
+                    for key, value in planned.layers.values.items()
+                )
+            )
+        )
+    if nothing_submitted:
+        blocks.append(_next(planned))
+    show(blocks, target)
+
+
+def _next(planned: Planned) -> Facts:
+    """Return what to paste next; where a launch would be refused, why and what to do about it instead."""
+    settings = planned.plan.provenance.settings
+    try:
+        refuse(planned.plan, settings.launch.max_cost, allow_retired=False)
+    except GpuplanError as error:
+        return Facts((("launch", f"would be refused: {error.what}"), ("fix", error.fix)))
+    return next_commands(planned.given.arguments())
+
+
+def save(planned: Planned, out: Path) -> None:
+    """Write the plan's document, whole or not at all.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    text = json.dumps(to_document(planned.plan, home()), indent=2, ensure_ascii=False) + "\n"
+    partial = out.with_name(out.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(out)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write {out}", why=error.strerror or str(error), fix="--out <a writable path>"
+        ) from error
+    typer.echo(f"saved {out}    next: gpuplan launch --plan {out}", err=True)

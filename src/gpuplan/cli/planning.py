@@ -1,0 +1,125 @@
+"""From what the user gave to a plan: layers, profile, data, pipeline. Shared by plan and launch; it prints nothing."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, get_args
+
+from gpuplan import __version__
+from gpuplan.backends import base as backends
+from gpuplan.core import payload
+from gpuplan.core.errors import UsageError
+from gpuplan.core.names import did_you_mean
+from gpuplan.pipelines import base as pipelines
+from gpuplan.planning import models
+from gpuplan.planning.inputs import PlanInputs
+from gpuplan.profiles import detect
+from gpuplan.profiles.load import load as load_profile
+from gpuplan.profiles.load import load_all
+from gpuplan.profiles.schema import InstanceProfile, Service
+from gpuplan.workload.load import CONFIG_FILE, Layers, read_config, validate
+from gpuplan.workload.schema import NO_REGION, Launch
+from gpuplan_job import data, rules, transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+    from gpuplan.cli.options import Given
+    from gpuplan.planning.plan import LaunchPlan
+    from gpuplan.profiles.hardware import Gpu
+    from gpuplan.workload.schema import Settings
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and how its settings came about."""
+
+    plan: LaunchPlan
+    layers: Layers
+    given: Given
+
+
+def plan_from(given: Given) -> Planned:
+    """Return the plan of what was given, over the configuration file, over the profile's defaults.
+
+    Raises:
+        UsageError: a setting, a name or the data are not usable.
+    """
+    layers = Layers()
+    config = given.config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None)
+    upper = Layers()
+    if config is not None:
+        upper.add(read_config(config), str(config))
+    upper.add(given.values, given.origins)
+    profile = _profile(upper)
+    layers.add(_defaults(profile), f"profile {profile.name}")
+    layers.add(upper.values, upper.origins)
+    settings = validate(layers)
+    return Planned(build(settings, profile), layers, given)
+
+
+def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchPlan:
+    """Return the plan that complete settings lead to today.
+
+    Raises:
+        UsageError: a name in them means nothing, or the data are not there.
+    """
+    _known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
+    _known(settings.workload.model, models.table(), "--model")
+    _known(settings.lr.rule, rules.names(), "--lr-rule")
+    _known(settings.lr.transfer, transfer.names(), "--lr-transfer")
+    try:
+        described = data.describe(settings.workload.data)
+    except data.DataError as error:
+        raise UsageError(
+            f"--data {settings.workload.data}: {error}", fix="--data digits trains on the shipped images"
+        ) from error
+    inputs = PlanInputs(
+        settings=settings,
+        profile=profile or resolve_profile(settings.launch.instance),
+        data=described,
+        payload_sha256=payload.digest(),
+        gpuplan_version=__version__,
+    )
+    return pipelines.load(settings.launch.pipeline).build(inputs)
+
+
+def resolve_profile(name: str) -> InstanceProfile:
+    """Return the profile of a name, with this machine's hardware filled in where it is `local`."""
+    return detect.resolve(load_profile(name), detect.this_machine, _known_gpus())
+
+
+def _known_gpus() -> Iterator[Gpu]:
+    """Yield the GPUs of all profiles; they are read only if this machine has an NVIDIA GPU to look up."""
+    for profile in load_all():
+        if isinstance(profile, InstanceProfile):
+            yield profile.gpu
+
+
+def _profile(layers: Layers) -> InstanceProfile:
+    name = layers.values.get("launch.instance", Launch.model_fields["instance"].default)
+    if not isinstance(name, str):
+        raise UsageError(
+            f"--instance = {name!r} (from {layers.origins['launch.instance']}): must be a name",
+            fix="gpuplan profiles list",
+        )
+    return resolve_profile(name)
+
+
+def _defaults(profile: InstanceProfile) -> dict[str, object]:
+    """Return the settings that depend on the instance."""
+    return {
+        "launch.backend": profile.defaults.backend,
+        "launch.region": profile.defaults.region or NO_REGION,
+        "workload.per_gpu_batch": profile.defaults.per_gpu_batch,
+        "workload.precision": profile.defaults.precision,
+        "workload.workers": profile.defaults.workers,
+    }
+
+
+def _known(name: str, choices: Collection[str], flag: str) -> None:
+    if name not in choices:
+        example = next(iter(difflib.get_close_matches(name, choices, n=1)), next(iter(choices)))
+        raise UsageError(f"{flag} {name!r} is not known", why=did_you_mean(name, choices), fix=f"{flag} {example}")

@@ -1,0 +1,144 @@
+"""A plan as people read it: one header, one table, facts in one aligned block, next commands last."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import count, duration, gib_from_mib, learning_rate, significant, usd
+from gpuplan.planning.cost import Cost, Rate
+from gpuplan.reports.layout import Facts, Line, Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from datetime import date
+
+    from gpuplan.planning.memory import MemoryEstimate
+    from gpuplan.planning.plan import LaunchPlan, StepPlan
+    from gpuplan.planning.throughput import Hours
+
+_VERDICT = {"fits": "ok", "tight": "TIGHT", "too_big": "TOO BIG"}
+_COLUMNS = (
+    "step",
+    "instance",
+    "GPUs",
+    "batch per GPU x GPUs x accum = global",
+    "peak memory",
+    "time p50 (p90)",
+    "cost p50 (p90)",
+)
+
+
+def plan_text(plan: LaunchPlan, today: date) -> list[Line | Table | Facts]:
+    """Return the blocks of a plan, in order."""
+    rows = [_row(step) for step in plan.steps]
+    rows.append(("total", "", "", "", "", hours_text(plan.total.time_hours), cost_text(plan.total.cost_usd)))
+    return [
+        Line(header(plan)),
+        Table(_COLUMNS, tuple(rows)),
+        Facts(tuple(_facts(plan, today))),
+    ]
+
+
+def header(plan: LaunchPlan) -> str:
+    """Return the line that names a plan."""
+    step = plan.step("train") or plan.steps[0]
+    processes = f"{step.gpus} x {plan.gpu}" if step.gpus > 1 else plan.gpu
+    where = plan.backend if plan.backend in {"local", "fake"} else f"{plan.backend} {plan.region}"
+    return f"gpuplan plan {plan.plan_id[:10]} · {plan.pipeline} · {plan.instance} ({processes}) · {where}"
+
+
+def next_commands(arguments: list[str]) -> Facts:
+    """Return what to paste next; `arguments` are the options the user gave."""
+    given = shlex.join(arguments)
+    launch = f"gpuplan launch {given}".strip()
+    save = f"gpuplan plan {given}".strip() + " --out plan.json"
+    return Facts((("next", launch), ("next", save)))
+
+
+def hours_text(value: Hours | Unknown) -> str:
+    """Return `14 min (21 min)`, or why it is not known."""
+    return (
+        f"unknown: {value.unknown}" if isinstance(value, Unknown) else f"{duration(value.p50)} ({duration(value.p90)})"
+    )
+
+
+def cost_text(value: Cost | Unknown) -> str:
+    """Return `$0.33 ($0.49)`, or why it is not known."""
+    return "unknown" if isinstance(value, Unknown) else f"{usd(value.p50)} ({usd(value.p90)})"
+
+
+def _row(step: StepPlan) -> tuple[str, ...]:
+    batch = step.batch
+    product = f"{batch.per_gpu} x {batch.world_size} x {batch.accumulation} = {batch.global_batch}"
+    return (
+        step.name,
+        step.instance_type,
+        str(step.gpus),
+        product,
+        _memory(step.memory),
+        hours_text(step.time_hours),
+        cost_text(step.cost_usd),
+    )
+
+
+def _memory(memory: MemoryEstimate | Unknown) -> str:
+    if isinstance(memory, Unknown):
+        return "unknown"
+    peak, capacity = significant(memory.peak_gib, 2), significant(memory.capacity_gib)
+    return f"{peak} of {capacity} GiB  {_VERDICT[memory.verdict]}"
+
+
+def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
+    work, data = plan.workload, plan.data
+    side = f"{work.image_size or data.height} px"
+    samples = f"{count(data.train_samples)} + {count(data.val_samples)} samples of {side}, {data.classes} classes"
+    yield (
+        "workload",
+        f"{work.model} on {work.data}: {samples}; {work.epochs} epochs, {work.optimizer}, {work.precision}",
+    )
+    train = plan.step("train")
+    if train is not None:
+        yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
+    yield "learning rate", _lr(plan)
+    if train is not None and train.bound:
+        speed = train.samples_per_second
+        known = "" if isinstance(speed, Unknown) else f": about {significant(speed)} samples/s over {train.gpus} GPUs"
+        yield "bound", f"{train.bound}{known.replace('GPUs', 'processes') if plan.device == 'cpu' else known}"
+    yield (
+        "estimates",
+        "rough, from published model sizes and throughput; bands are in -o json, method in docs/estimates.md",
+    )
+    yield from _prices(plan, today)
+    for warning in plan.warnings:
+        yield "note", f"{warning.message} ({warning.fix})" if warning.fix != "none needed" else warning.message
+
+
+def _lr(plan: LaunchPlan) -> str:
+    if plan.lr.learning_rate is not None:
+        return f"{learning_rate(plan.lr.learning_rate)}, as given"
+    finder, target = plan.batch.lr_find.global_batch, plan.batch.train.global_batch
+    return (
+        f"found on 1 GPU by {plan.lr.runs} sweeps of {plan.lr.iterations} steps (rule: {plan.lr.rule}), "
+        f"carried from batch {finder} to {target} by {plan.lr.transfer}"
+    )
+
+
+def _prices(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
+    rates = [step.rate_usd_per_hour for step in plan.steps]
+    if all(isinstance(rate, Rate) and rate.amount == 0 for rate in rates):
+        yield "prices", "none: this machine costs nothing here"
+        return
+    for step, rate in zip(plan.steps, rates, strict=True):
+        if isinstance(rate, Unknown):
+            yield "prices", f"{step.name}: unknown ({rate.unknown})"
+            continue
+        age = f"{rate.as_of}, {(today - rate.as_of).days} days old" if rate.as_of else "undated"
+        derived = ", derived from EC2's" if rate.derived else ""
+        yield "prices", f"{step.instance_type} {usd(rate.amount)}/h in {plan.region} ({age}{derived})"
+
+
+def capacity_text(mib: int) -> str:
+    """Return usable GPU memory in GiB."""
+    return f"{significant(gib_from_mib(mib))} GiB"

@@ -1,0 +1,143 @@
+"""A run's record as the `gpuplan.run/1` document that scripts read."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from gpuplan.core.frozen import Unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+    from decimal import Decimal
+
+    from gpuplan.planning.decision import Decision
+    from gpuplan.store.record import RunRecord, StepRecord
+
+
+def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code: int | None = None) -> dict[str, Any]:
+    """Return the document; `locate(handle, name)` says where a file of a job lies.
+
+    `exit_code` is that of the command that prints it, where it differs from what the record stands for.
+    """
+    code = exit_code if exit_code is not None else record.exit_code
+    document: dict[str, Any] = {
+        "schema": "gpuplan.run/1",
+        "run_id": record.run_id,
+        "plan_id": record.plan.plan_id,
+        "state": record.state,
+        "exit_code": {"unknown": "the run is not over"} if code is None else int(code),
+        "steps": [_step(step) for step in record.steps],
+        "batch": {
+            "lr_find": _batch(record.plan.batch.lr_find.per_gpu, record.plan.batch.lr_find.global_batch),
+            "train": _batch(record.plan.batch.train.per_gpu, record.plan.batch.train.global_batch),
+        },
+    }
+    if record.decision:
+        document["lr"] = _lr(record.decision)
+    elif record.plan.lr.learning_rate is not None:
+        document["lr"] = {"training_learning_rate": record.plan.lr.learning_rate, "transfer": "none", "given": True}
+    document |= _measured(record) | _train(record, locate)
+    if record.failure:
+        failure = record.failure
+        document["failure"] = {
+            "step": failure.step,
+            "what": failure.message,
+            "why": failure.why,
+            "fix": failure.fix,
+        }
+    return document
+
+
+def _step(step: StepRecord) -> dict[str, Any]:
+    last = step.last
+    not_yet = {"unknown": "not started"}
+    if last is None:
+        unset = dict.fromkeys(("handle", "started_at", "ended_at", "cost_usd"), not_yet)
+        return {"name": step.name, "state": step.state, "attempt": 0, **unset}
+    return {
+        "name": step.name,
+        "state": step.state,
+        "handle": last.handle,
+        "attempt": last.number,
+        "started_at": _time(last.started_at),
+        "ended_at": _time(last.ended_at) if last.ended_at else {"unknown": "not ended"},
+        "cost_usd": _cost(last.cost_usd),
+    }
+
+
+def _cost(value: Decimal | Unknown | None) -> object:
+    if value is None:
+        return {"unknown": "not ended"}
+    return {"unknown": value.unknown} if isinstance(value, Unknown) else f"{value:.4f}"
+
+
+def _time(value: datetime) -> str:
+    return value.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _batch(per_gpu: int, global_batch: int) -> dict[str, int]:
+    return {"per_gpu": per_gpu, "global": global_batch}
+
+
+def _lr(decision: Decision) -> dict[str, Any]:
+    suggestion: dict[str, Any] = {
+        "rule": decision.rule,
+        "verdict": decision.verdict,
+        "divergence_lr": decision.divergence_lr or {"unknown": "no sweep diverged"},
+    }
+    found: dict[str, Any] = {
+        "suggestion": suggestion,
+        "noise_scale": {"unknown": "no signal"} if decision.noise_scale is None else decision.noise_scale,
+        "transfer": decision.transfer,
+    }
+    if decision.verdict == "ok":
+        suggestion |= {"learning_rate": decision.learning_rate, "band": list(decision.band or ())}
+        found |= {
+            "multiplier": decision.multiplier,
+            "training_learning_rate": decision.training_learning_rate,
+        }
+    else:
+        suggestion |= {"reason": decision.reason, "fix": decision.fix}
+    return found
+
+
+def _measured(record: RunRecord) -> dict[str, Any]:
+    result = record.measured()
+    if result is None:
+        return {}
+    measured = result.measured
+    return {
+        "measured": {
+            "peak_gib": {"unknown": "not measurable here"} if measured.peak_gib is None else measured.peak_gib,
+            "step_seconds": measured.step_seconds,
+            "samples_per_second": measured.samples_per_second,
+            "device": measured.device,
+        }
+    }
+
+
+def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, Any]:
+    result = record.trained()
+    last = record.step("train").last if result else None
+    if result is None or last is None:
+        return {}
+    final = result.epochs[-1]
+    return {
+        "train": {
+            "metrics": {
+                "train_loss": final.train_loss,
+                "val_loss": final.val_loss,
+                "val_accuracy": final.val_accuracy,
+                "best_val_accuracy": result.best.val_accuracy,
+                "best_epoch": result.best_epoch,
+            },
+            "learning_rate": result.learning_rate,
+            "epochs": len(result.epochs),
+            "optimizer_steps": result.optimizer_steps,
+            "world_size": result.world_size,
+            "checkpoint": locate(last.handle, result.best_checkpoint),
+            "last_checkpoint": locate(last.handle, result.last_checkpoint),
+            "samples_per_second": result.measured.samples_per_second,
+        }
+    }

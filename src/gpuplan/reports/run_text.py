@@ -1,0 +1,143 @@
+"""A run's record as people read it: what was found, what was reached, where it lies, what to do next."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
+from gpuplan.reports.layout import Block, Facts, Line, Table
+from gpuplan.reports.plan_text import cost_text, hours_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from gpuplan.planning.decision import Decision
+    from gpuplan.store.record import RunRecord, StepRecord
+
+_OPEN = {"planned", "running", "cancelling"}
+
+
+def run_text(record: RunRecord, locate: Callable[[str, str], str], picture: Path | None) -> list[Block]:
+    """Return the blocks of a run; `picture` is the curve's file, if it was drawn."""
+    plan = record.plan
+    return [
+        Line(f"gpuplan run {record.run_id} · {plan.pipeline} · {plan.instance} · {plan.backend} · {record.state}"),
+        Table(("step", "attempt", "state", "took", "cost"), tuple(_step(step) for step in record.steps)),
+        Facts(tuple(_facts(record, locate, picture))),
+        Facts(tuple(_next(record))),
+    ]
+
+
+def runs_table(records: Sequence[RunRecord]) -> Table:
+    """Return one row a run."""
+    rows = tuple(
+        (
+            record.run_id,
+            record.plan.pipeline,
+            record.plan.instance,
+            record.state,
+            record.created_at.isoformat(sep=" ", timespec="minutes").removesuffix("+00:00") + " UTC",
+            _accuracy(record),
+        )
+        for record in records
+    )
+    return Table(("run", "pipeline", "instance", "state", "started", "val accuracy"), rows)
+
+
+def decision_facts(decision: Decision) -> Iterator[tuple[str, str]]:
+    """Yield what was found and what it means for the training, with the reason."""
+    if decision.learning_rate is None or decision.training_learning_rate is None:
+        yield "learning rate", f"none: the range test is {decision.verdict}. {decision.reason}"
+        return
+    low, high = decision.band or (decision.learning_rate, decision.learning_rate)
+    edge = f", diverges at {learning_rate(decision.divergence_lr)}" if decision.divergence_lr else ""
+    yield (
+        "found LR",
+        f"{learning_rate(decision.learning_rate)} on 1 GPU (verdict {decision.verdict}, rule {decision.rule}, "  # noqa: ISC004 - one sentence
+        f"single sweeps {learning_rate(low)} .. {learning_rate(high)}{edge})",
+    )
+    noise = (
+        "" if decision.noise_scale is None else f", gradient noise scale {significant(decision.noise_scale)} samples"
+    )
+    yield (
+        "training LR",
+        f"{learning_rate(decision.training_learning_rate)} = found LR x "  # noqa: ISC004 - one sentence
+        f"{significant(decision.multiplier or 1)} (transfer {decision.transfer}{noise})",
+    )
+    if decision.note:
+        yield "", decision.note
+
+
+def failure_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Yield why the run failed: what, why, next."""
+    if record.failure:
+        yield "failed", record.failure.message
+        if record.failure.why:
+            yield "why", record.failure.why
+        if record.failure.fix:
+            yield "fix", record.failure.fix
+
+
+def _step(step: StepRecord) -> tuple[str, ...]:
+    last = step.last
+    if last is None:
+        return step.name, "", step.state, "", ""
+    took = duration((last.ended_at - last.started_at).total_seconds() / SECONDS_PER_HOUR) if last.ended_at else ""
+    cost = last.cost_usd
+    dollars = "" if cost is None else "unknown" if isinstance(cost, Unknown) else usd(cost)
+    return step.name, str(last.number), step.state, took, dollars
+
+
+def _facts(record: RunRecord, locate: Callable[[str, str], str], picture: Path | None) -> Iterator[tuple[str, str]]:
+    if record.decision:
+        yield from decision_facts(record.decision)
+    elif record.plan.lr.learning_rate is not None:
+        yield "training LR", f"{learning_rate(record.plan.lr.learning_rate)}, as given"
+    if record.replanned and record.state in _OPEN:
+        new = record.replanned
+        yield "re-planned", f"{hours_text(new.time_hours)}, {cost_text(new.cost_usd)} with the measured step time"
+    yield from _training(record, locate)
+    if picture:
+        yield "curve", str(picture)
+    yield from failure_facts(record)
+
+
+def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[tuple[str, str]]:
+    result = record.trained()
+    last = record.step("train").last if result else None
+    if result is None or last is None:
+        return
+    best = result.best
+    yield (
+        "val accuracy",
+        f"{best.val_accuracy:.4f} in epoch {best.epoch} of {len(result.epochs)} "  # noqa: ISC004 - one sentence
+        f"(loss {significant(best.val_loss)}, {count(record.plan.data.val_samples)} samples, each counted once)",
+    )
+    rate = significant(result.measured.samples_per_second)
+    yield "speed", f"{rate} samples/s over {result.world_size} processes on {result.measured.device}"
+    yield "checkpoint", locate(last.handle, result.best_checkpoint)
+
+
+def _accuracy(record: RunRecord) -> str:
+    result = record.trained()
+    return f"{result.best.val_accuracy:.4f}" if result else ""
+
+
+def _next(record: RunRecord) -> Iterator[tuple[str, str]]:
+    run = record.run_id
+    if record.state in _OPEN:
+        yield "next", f"gpuplan watch {run}"
+        yield "next", f"gpuplan cancel {run}"
+        yield "next", f"gpuplan resume {run}    (if no client drives it any more)"
+        return
+    if record.state in {"failed", "cancelled"}:
+        yield "next", f"gpuplan resume {run}"
+        yield "next", f"gpuplan logs {run}"
+        return
+    if record.lr_result is not None:
+        yield "next", f"gpuplan suggest {run} --lr-rule minimum"
+    yield "next", f"gpuplan status {run} -o json"
+    if record.lr_result is None:
+        yield "next", "gpuplan list"
