@@ -1,0 +1,29 @@
+"""The command table and the modules say the same."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+
+from gpuplan import cli
+from gpuplan.cli.app import COMMANDS
+
+FURNITURE = {"app", "driving", "home", "options", "planning", "progress"}
+"""Modules of the folder that are no command."""
+
+
+def test_every_command_module_is_in_the_table_and_the_other_way_round() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(cli.__path__)}
+    assert modules - FURNITURE == set(COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_explains_itself(name: str) -> None:
+    module = importlib.import_module(f"gpuplan.cli.{name}")
+    if hasattr(module, "app"):
+        return
+    assert (inspect.getdoc(module.command) or "").count(".") >= 1
+    assert "debug" in inspect.signature(module.command).parameters

@@ -1,0 +1,29 @@
+"""Every example is a configuration that plans today."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gpuplan.cli.options import Given
+from gpuplan.cli.planning import plan_from
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATIONS = sorted((ROOT / "examples").glob("*/gpuplan.toml"))
+
+
+def test_there_are_examples() -> None:
+    assert CONFIGURATIONS
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.parent.name)
+def test_an_example_plans(path: Path) -> None:
+    plan = plan_from(Given({}, {}, path)).plan
+    assert plan.steps
+
+
+def test_the_digits_example_is_the_default() -> None:
+    example = plan_from(Given({}, {}, ROOT / "examples" / "digits" / "gpuplan.toml")).plan
+    nothing = plan_from(Given({"workload.seed": 0}, {"workload.seed": "the test"}, None)).plan
+    assert example.plan_id == nothing.plan_id

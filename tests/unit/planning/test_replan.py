@@ -1,0 +1,87 @@
+"""A measured step time replaces the guess, where it was measured on the GPU of the training."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from gpuplan.core.frozen import Unknown
+from gpuplan.planning.cost import Cost, cost
+from gpuplan.planning.replan import Replan, replan
+from gpuplan_job.contract import Measured
+
+if TYPE_CHECKING:
+    from conftest import MakePlan
+    from gpuplan.planning.plan import LaunchPlan
+
+G5: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
+A_MOMENT = st.floats(1e-4, 1e3)
+SHARED = settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+"""The fixture is a factory without state."""
+
+
+def measured(step_seconds: float) -> Measured:
+    return Measured(step_seconds=step_seconds, samples_per_second=1.0, peak_gib=None, device="A10G")
+
+
+def again(plan: LaunchPlan, step_seconds: float) -> Replan:
+    found = replan(plan, measured(step_seconds))
+    assert found is not None
+    return found
+
+
+@SHARED
+@given(A_MOMENT)
+def test_time_is_steps_times_the_measured_step_and_the_start_up(make_plan: MakePlan, seconds: float) -> None:
+    plan = make_plan(G5)
+    train = plan.step("train")
+    assert train is not None
+    assert train.measured_scale is not None
+    hours = again(plan, seconds).time_hours
+    busy = train.optimizer_steps * train.measured_scale * seconds / 3600
+    assert hours.p50 == pytest.approx(busy + train.startup_minutes[0] / 60)
+    assert hours.p90 > busy + train.startup_minutes[1] / 60
+
+
+@SHARED
+@given(A_MOMENT, A_MOMENT)
+def test_a_slower_step_never_gives_a_shorter_or_cheaper_training(make_plan: MakePlan, one: float, other: float) -> None:
+    plan = make_plan(G5)
+    slow, fast = again(plan, max(one, other)), again(plan, min(one, other))
+    assert slow.time_hours.p50 >= fast.time_hours.p50
+    assert isinstance(slow.cost_usd, Cost)
+    assert isinstance(fast.cost_usd, Cost)
+    assert slow.cost_usd.p90 >= fast.cost_usd.p90
+
+
+@SHARED
+@given(A_MOMENT)
+def test_the_cost_is_the_rate_times_the_new_hours(make_plan: MakePlan, seconds: float) -> None:
+    plan = make_plan(G5)
+    train = plan.step("train")
+    assert train is not None
+    found = again(plan, seconds)
+    assert found.cost_usd == cost(train.rate_usd_per_hour, found.time_hours)
+
+
+def test_accumulation_multiplies_the_step(make_plan: MakePlan) -> None:
+    def hours(accumulate: int) -> float:
+        values = G5 | {"workload.accumulate": accumulate, "workload.data": "fake:3x32x32:10:57024"}
+        return again(make_plan(values), 100.0).time_hours.p50
+
+    # As many samples in as many micro-batches: the same time.
+    assert hours(2) == pytest.approx(hours(1), rel=0.01)
+
+
+def test_a_price_that_is_not_known_stays_unknown(make_plan: MakePlan) -> None:
+    assert isinstance(again(make_plan(G5 | {"launch.region": "nowhere-1"}), 1.0).cost_usd, Unknown)
+
+
+@pytest.mark.parametrize("values", [{"launch.instance": "p4d"}, {**G5, "launch.pipeline": "lr"}], ids=str)
+def test_a_measurement_that_says_nothing_of_the_training_changes_nothing(
+    make_plan: MakePlan, values: dict[str, object]
+) -> None:
+    assert replan(make_plan(values | {"workload.per_gpu_batch": 32}), measured(1.0)) is None

@@ -1,0 +1,151 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpuplan.core.frozen import Unknown
+from gpuplan.planning import throughput
+from gpuplan.planning.models import ModelFacts
+from gpuplan.planning.throughput import Hardware, Hours, StepLoad, StepTime, TimeEstimate
+
+RESNET50 = ModelFacts(
+    name="resnet50",
+    image_size=224,
+    classes=1000,
+    parameters=25_557_032,
+    buffers=53_173,
+    forward_gflop=8.18,
+    saved_mib=82.0,
+    saved_mib_mixed=41.7,
+    operations=625,
+    how="torchvision resnet50, measured at 224 px",
+)
+A10G = Hardware(device="cuda", gpus=1, vcpus=4, peak_tflops=70.0, bandwidth_gbs=600.0, startup_minutes=(4.0, 7.0))
+FOUR_A10G = A10G.model_copy(update={"gpus": 4, "vcpus": 48, "interconnect": "pcie"})
+LAPTOP = Hardware(device="cpu", gpus=2, vcpus=4)
+TENSORS = StepLoad(per_gpu_batch=64, accumulation=1, precision="16-mixed", jpeg=False)
+JPEG = TENSORS.model_copy(update={"jpeg": True})
+loads = st.builds(
+    StepLoad,
+    per_gpu_batch=st.integers(1, 1024),
+    accumulation=st.integers(1, 16),
+    precision=st.sampled_from(["fp32", "16-mixed", "bf16-mixed"]),
+    jpeg=st.booleans(),
+)
+machines = st.sampled_from([A10G, FOUR_A10G, LAPTOP])
+
+
+def step(load: StepLoad = TENSORS, hardware: Hardware = A10G, facts: ModelFacts = RESNET50) -> StepTime:
+    result = throughput.step_time(facts, load, hardware)
+    assert isinstance(result, StepTime)
+    return result
+
+
+def trained(load: StepLoad, hardware: Hardware, steps: int, val_samples: int = 0) -> TimeEstimate:
+    result = throughput.train(step(load, hardware), load, hardware, steps=steps, val_samples=val_samples)
+    assert isinstance(result, TimeEstimate)
+    return result
+
+
+@given(loads, machines, st.integers(1, 1_000_000), st.integers(1, 1000))
+def test_more_steps_take_longer(load: StepLoad, hardware: Hardware, steps: int, more: int) -> None:
+    short, long = trained(load, hardware, steps), trained(load, hardware, steps + more)
+    assert long.hours.p50 > short.hours.p50
+    assert long.hours.p90 > short.hours.p90
+
+
+@given(loads, machines, st.integers(0, 10**7), st.integers(1, 10**6))
+def test_more_validation_takes_longer(load: StepLoad, hardware: Hardware, samples: int, more: int) -> None:
+    assert trained(load, hardware, 10, samples + more).hours.p50 > trained(load, hardware, 10, samples).hours.p50
+
+
+@given(loads, machines, st.integers(1, 512))
+def test_a_larger_batch_never_makes_a_step_shorter(load: StepLoad, hardware: Hardware, more: int) -> None:
+    larger = load.model_copy(update={"per_gpu_batch": load.per_gpu_batch + more})
+    assert step(larger, hardware).seconds >= step(load, hardware).seconds
+
+
+@given(loads, machines, st.integers(1, 100_000))
+def test_p90_is_never_below_p50_and_nothing_is_free(load: StepLoad, hardware: Hardware, steps: int) -> None:
+    result = trained(load, hardware, steps)
+    assert 0 < result.hours.p50 <= result.hours.p90
+    assert result.samples_per_second > 0
+
+
+@given(loads)
+def test_fp32_is_never_faster_than_mixed_precision_on_a_gpu(load: StepLoad) -> None:
+    full, half = (load.model_copy(update={"precision": p}) for p in ("fp32", "bf16-mixed"))
+    assert step(full).seconds >= step(half).seconds
+
+
+def test_resnet50_on_an_a10g_lies_where_such_gpus_were_measured() -> None:
+    # An RTX 3090, with 1.56 times the bandwidth, was measured at some 700 images/s.
+    assert 300 < 64 / step().seconds < 700
+
+
+def test_four_gpus_do_almost_four_times_the_work() -> None:
+    one, four = 64 / step().seconds, 256 / step(TENSORS, FOUR_A10G).seconds
+    assert 3.2 * one < four < 4 * one
+
+
+def test_few_cores_that_decode_jpeg_bound_a_fast_gpu() -> None:
+    assert step(JPEG).bound == "data loading"
+    assert step(TENSORS).bound == "compute"
+
+
+def test_a_slow_wire_bounds_many_weights_on_few_samples() -> None:
+    large = RESNET50.model_copy(update={"parameters": 1_000_000_000})
+    assert step(TENSORS.model_copy(update={"per_gpu_batch": 1}), FOUR_A10G, large).bound == "all-reduce"
+
+
+def test_a_step_of_tiny_images_takes_as_long_as_its_kernel_launches() -> None:
+    tiny = RESNET50.model_copy(update={"forward_gflop": 1e-6, "saved_mib_mixed": 1e-6})
+    # 1,875 launches of some 10 microseconds.
+    assert 0.005 < step(TENSORS, A10G, tiny).seconds < 0.05
+
+
+def test_processes_that_share_the_cores_of_a_cpu_share_their_speed() -> None:
+    alone = LAPTOP.model_copy(update={"gpus": 1})
+    assert step(TENSORS, LAPTOP).seconds > 1.5 * step(TENSORS, alone).seconds
+
+
+def test_startup_is_paid_and_named_where_it_outweighs_the_work() -> None:
+    result = trained(TENSORS, A10G, steps=1)
+    assert result.bound == "start-up"
+    assert result.hours.p50 > 4 / 60
+    assert result.hours.p90 > 7 / 60
+
+
+def test_an_lr_range_test_pays_its_steps_and_its_noise_micro_batches() -> None:
+    one = step()
+    found = throughput.lr_find(one, TENSORS, A10G, steps=300, noise_micro_batches=16)
+    assert isinstance(found, TimeEstimate)
+    assert found.hours.p50 == pytest.approx((4 * 60 + 316 * one.seconds) / 3600)
+
+
+def test_a_measured_step_replaces_the_guess_with_a_narrower_band() -> None:
+    guess = trained(TENSORS, A10G, 10_000)
+    measured = throughput.from_measured(step().seconds, 10_000, A10G.startup_minutes, 64)
+    assert measured.hours.p50 == pytest.approx(guess.hours.p50)
+    assert measured.hours.p90 < guess.hours.p90
+    assert measured.bound == "measured"
+
+
+def test_accumulation_multiplies_the_work_of_a_step() -> None:
+    four = TENSORS.model_copy(update={"accumulation": 4})
+    assert step(four).seconds == pytest.approx(4 * step().seconds, rel=0.05)
+
+
+def test_an_unknown_model_or_gpu_has_an_unknown_time_all_the_way() -> None:
+    missing = Unknown(unknown="no such model")
+    assert throughput.step_time(missing, TENSORS, A10G) == missing
+    assert throughput.train(missing, TENSORS, A10G, steps=1, val_samples=0) == missing
+    assert throughput.lr_find(missing, TENSORS, A10G, steps=1, noise_micro_batches=0) == missing
+    nameless = A10G.model_copy(update={"peak_tflops": None})
+    assert isinstance(throughput.step_time(RESNET50, TENSORS, nameless), Unknown)
+    apple = A10G.model_copy(update={"device": "mps"})
+    assert isinstance(throughput.step_time(RESNET50, TENSORS, apple), Unknown)
+
+
+def test_the_estimate_survives_json() -> None:
+    hours = Hours(p50=1.5, p90=2.0)
+    assert Hours.model_validate_json(hours.canonical_json()) == hours

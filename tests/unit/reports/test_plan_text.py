@@ -1,0 +1,145 @@
+"""A plan as people read it: one header, one table, aligned facts, and commands that can be pasted."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import date
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpuplan.cli.app import COMMANDS
+from gpuplan.core.frozen import Unknown
+from gpuplan.planning.cost import Cost
+from gpuplan.planning.throughput import Hours
+from gpuplan.reports.layout import Facts, Line, Table
+from gpuplan.reports.plan_text import capacity_text, cost_text, header, hours_text, next_commands, plan_text
+
+if TYPE_CHECKING:
+    from conftest import MakePlan
+    from gpuplan.planning.plan import LaunchPlan
+
+TODAY = date(2026, 11, 22)
+G5: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
+
+
+def parts(plan: LaunchPlan, today: date = TODAY) -> tuple[str, Table, dict[str, list[str]]]:
+    """Return the header, the table and the facts by label."""
+    line, table, facts = plan_text(plan, today)
+    assert isinstance(line, Line)
+    assert isinstance(table, Table)
+    assert isinstance(facts, Facts)
+    values: dict[str, list[str]] = {}
+    for label, value in facts.items:
+        values.setdefault(label, []).append(value)
+    return line.text, table, values
+
+
+def test_the_header_names_plan_pipeline_machine_and_place(make_plan: MakePlan) -> None:
+    plan = make_plan(G5)
+    named = f"gpuplan plan {plan.plan_id[:10]} · lr-then-train · g5.12xlarge (4 x A10G) · sagemaker us-east-1"
+    assert parts(plan)[0] == header(plan) == named
+
+
+def test_this_machine_has_no_region(make_plan: MakePlan) -> None:
+    assert header(make_plan(G5 | {"launch.backend": "fake"})).endswith("· fake")
+
+
+def test_there_is_a_row_a_step_and_a_total_that_fit_the_columns(make_plan: MakePlan) -> None:
+    _, table, _ = parts(make_plan(G5))
+    assert [row[0] for row in table.rows] == ["lr-find", "train", "total"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+def test_the_batch_is_shown_as_the_product_it_is(make_plan: MakePlan) -> None:
+    _, table, _ = parts(make_plan(G5 | {"workload.accumulate": 2}))
+    assert [row[3] for row in table.rows] == ["64 x 1 x 1 = 64", "64 x 4 x 2 = 512", ""]
+
+
+@pytest.mark.parametrize(("batch", "verdict"), [(64, "ok"), (450, "TIGHT"), (2048, "TOO BIG")])
+def test_memory_is_shown_with_its_limit_and_a_verdict_in_words(make_plan: MakePlan, batch: int, verdict: str) -> None:
+    plan = make_plan(
+        {
+            "launch.instance": "p4d",
+            "workload.model": "resnet152",
+            "workload.data": "fake:3x224x224:1000:1000000",
+            "workload.per_gpu_batch": batch,
+        }
+    )
+    assert re.fullmatch(rf"[\d,.]+ of 40\.0 GiB  {verdict}", parts(plan)[1].rows[-2][4])
+
+
+def test_what_is_not_known_is_said_never_zero(make_plan: MakePlan) -> None:
+    _, table, facts = parts(make_plan(G5 | {"launch.region": "nowhere-1"}))
+    assert [row[-1] for row in table.rows] == ["unknown"] * 3
+    assert all("unknown" in line for line in facts["prices"])
+    assert "$" not in " ".join(facts["prices"])
+
+
+def test_prices_say_where_and_how_old_they_are(make_plan: MakePlan) -> None:
+    facts = parts(make_plan(G5))[2]
+    assert facts["prices"][0] == "ml.g5.xlarge $1.41/h in us-east-1 (2026-08-17, 97 days old)"
+    assert facts["prices"][1] == "ml.g5.12xlarge $7.09/h in us-east-1 (undated)"
+
+
+def test_a_price_that_was_derived_says_so(make_plan: MakePlan) -> None:
+    facts = parts(make_plan(G5 | {"launch.region": "eu-west-1"}))[2]
+    assert all("derived from EC2's" in line for line in facts["prices"])
+
+
+def test_this_machine_costs_nothing_and_says_so(make_plan: MakePlan) -> None:
+    assert parts(make_plan())[2]["prices"] == ["none: this machine costs nothing here"]
+
+
+def test_the_way_to_the_learning_rate_is_told(make_plan: MakePlan) -> None:
+    found = parts(make_plan(G5))[2]["learning rate"][0]
+    for part in ("3 sweeps of 60 steps", "rule: edge", "from batch 64 to 256", "noise-scale"):
+        assert part in found
+    assert parts(make_plan(G5 | {"lr.learning_rate": 0.05}))[2]["learning rate"] == ["0.05, as given"]
+
+
+def test_the_workload_is_told_with_separators_and_units(make_plan: MakePlan) -> None:
+    workload = parts(make_plan(G5 | {"workload.data": "imagenet", "workload.model": "resnet50"}))[2]["workload"][0]
+    for part in ("resnet50 on imagenet", "1,281,167 + 50,000 samples of 224 px", "1000 classes", "2 epochs", "sgd"):
+        assert part in workload
+
+
+def test_every_warning_is_a_note_with_its_way_out(make_plan: MakePlan) -> None:
+    plan = make_plan({"launch.instance": "p3", "launch.backend": "sagemaker", "workload.per_gpu_batch": 8})
+    notes = parts(plan)[2]["note"]
+    assert len(notes) == len(plan.warnings) > 1
+    for note, warning in zip(notes, plan.warnings, strict=True):
+        assert warning.message in note
+        assert warning.fix in note
+
+
+def test_a_plan_without_a_training_has_no_steps_an_epoch(make_plan: MakePlan) -> None:
+    _, table, facts = parts(make_plan(G5 | {"launch.pipeline": "lr"}))
+    assert [row[0] for row in table.rows] == ["lr-find", "total"]
+    assert "steps" not in facts
+    assert "bound" not in facts
+
+
+def test_hours_and_dollars_stand_with_their_p90_or_as_unknown() -> None:
+    unknown = Unknown(unknown="the model")
+    assert hours_text(Hours(p50=14 / 60, p90=21 / 60)) == "14 min (21 min)"
+    assert hours_text(unknown) == "unknown: the model"
+    assert cost_text(Cost(p50=Decimal("0.333"), p90=Decimal("0.485"))) == "$0.33 ($0.49)"
+    assert cost_text(unknown) == "unknown"
+    assert capacity_text(22_888) == "22.4 GiB"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["--instance", "g5"], ["--data", "imagefolder:/my photos/$HOME", "--epochs", "3"]],
+    ids=" ".join,
+)
+def test_next_commands_can_be_pasted_into_a_shell(arguments: list[str]) -> None:
+    items = next_commands(arguments).items
+    launch, plan = (command for _, text in items for command in re.split(r" {6}", text))
+    assert {label for label, _ in items} == {"next"}
+    assert shlex.split(launch) == ["gpuplan", "launch", *arguments]
+    assert shlex.split(plan) == ["gpuplan", "plan", *arguments, "--out", "plan.json"]
+    assert {"launch", "plan"} <= COMMANDS.keys()

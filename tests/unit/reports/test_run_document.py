@@ -1,0 +1,193 @@
+"""A run as a document for scripts: the promised keys at every moment of its life, and no null, no zero, no guess."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpuplan.backends.fake import FakeBackend, Script
+from gpuplan.core.job_state import JobState
+from gpuplan.engine.run import Engine
+from gpuplan.reports.run_document import run_document
+from gpuplan.store.events import CancelRequested, Planned, Resumed
+from gpuplan.store.record import RunRecord, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from conftest import FakeClock, MakePlan, Recorder
+    from gpuplan.store.sqlite import RunStore
+
+    Drive = Callable[..., RunRecord]
+
+RUN = "digits-0000000000001"
+ISO_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
+STEP_KEYS = {"name", "state", "handle", "attempt", "started_at", "ended_at", "cost_usd"}
+PAID: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
+
+
+def locate(handle: str, name: str) -> str:
+    return f"{handle}/{name}"
+
+
+@pytest.fixture
+def drive(store: RunStore, clock: FakeClock, recorder: Recorder, tmp_path: Path, make_plan: MakePlan) -> Drive:
+    """Plan and run to the end, on the fake backend whatever the plan says."""
+
+    def run(values: dict[str, object] | None = None, script: Script | None = None) -> RunRecord:
+        store.create(RUN, Planned(plan=make_plan(values)))
+        return Engine(store, FakeBackend(tmp_path / "fake", script), clock, recorder).drive(RUN)
+
+    return run
+
+
+def document(record: RunRecord) -> dict[str, Any]:
+    """Return the document as a script reads it."""
+    read: dict[str, Any] = json.loads(json.dumps(run_document(record, locate), allow_nan=False))
+    return read
+
+
+def nulls(value: object, path: str = "") -> list[str]:
+    if isinstance(value, dict):
+        return [found for key, below in value.items() for found in nulls(below, f"{path}.{key}")]
+    if isinstance(value, list):
+        return [found for below in value for found in nulls(below, path)]
+    return [path] if value is None else []
+
+
+def moments(store: RunStore) -> list[RunRecord]:
+    """Return the record as it stood after each event."""
+    log = store.events(RUN)
+    return [fold(RUN, log[: end + 1]) for end in range(len(log))]
+
+
+def test_a_finished_run_has_all_that_was_promised(drive: Drive) -> None:
+    found = document(drive())
+    assert found["schema"] == "gpuplan.run/1"
+    assert (found["state"], found["exit_code"]) == ("succeeded", 0)
+    assert [step["name"] for step in found["steps"]] == ["lr-find", "train"]
+    assert {"learning_rate", "band", "rule", "verdict", "divergence_lr"} <= found["lr"]["suggestion"].keys()
+    assert {"noise_scale", "transfer", "multiplier", "training_learning_rate"} <= found["lr"].keys()
+    assert {"peak_gib", "step_seconds", "samples_per_second"} <= found["measured"].keys()
+    assert {"metrics", "epochs", "checkpoint", "samples_per_second"} <= found["train"].keys()
+    assert {"val_loss", "val_accuracy"} <= found["train"]["metrics"].keys()
+
+
+def test_the_figures_are_those_of_the_results(drive: Drive) -> None:
+    record = drive()
+    found, decision, trained = document(record), record.decision, record.trained()
+    assert decision is not None
+    assert trained is not None
+    assert found["plan_id"] == record.plan.plan_id
+    assert found["lr"]["suggestion"]["learning_rate"] == decision.learning_rate
+    assert found["lr"]["training_learning_rate"] == found["train"]["learning_rate"] == trained.learning_rate
+    assert found["train"]["metrics"]["val_accuracy"] == trained.epochs[-1].val_accuracy
+    assert found["train"]["checkpoint"] == f"fake://{RUN}-train-1/checkpoints/best.ckpt"
+
+
+def test_both_steps_tell_the_same_per_gpu_batch(drive: Drive) -> None:
+    batch = document(drive())["batch"]
+    assert batch["lr_find"]["per_gpu"] == batch["train"]["per_gpu"] == 32
+    assert batch["train"]["global"] == 32 * 2
+
+
+def test_at_every_moment_nothing_is_null(drive: Drive, store: RunStore) -> None:
+    drive()
+    for record in moments(store):
+        assert nulls(document(record)) == []
+
+
+def test_at_every_moment_every_step_has_all_its_keys(drive: Drive, store: RunStore) -> None:
+    drive()
+    for record in moments(store):
+        for step in document(record)["steps"]:
+            assert step.keys() == STEP_KEYS
+
+
+def test_the_exit_code_is_unknown_until_the_run_is_over(drive: Drive, store: RunStore) -> None:
+    drive()
+    codes = [document(record)["exit_code"] for record in moments(store)]
+    assert codes[-1] == 0
+    assert all(code == {"unknown": "the run is not over"} for code in codes[:-1])
+
+
+def test_a_command_may_tell_another_exit_code(drive: Drive) -> None:
+    assert run_document(drive(), locate, 130)["exit_code"] == 130
+
+
+def test_times_are_utc_in_iso_8601_and_in_order(drive: Drive) -> None:
+    steps = document(drive())["steps"]
+    times = [step[key] for step in steps for key in ("started_at", "ended_at")]
+    assert all(ISO_UTC.fullmatch(time) for time in times)
+    assert times == sorted(times)
+
+
+def test_money_is_decimal_text_with_four_places(drive: Drive) -> None:
+    costs = [step["cost_usd"] for step in document(drive(PAID))["steps"]]
+    assert all(re.fullmatch(r"\d+\.\d{4}", cost) for cost in costs)
+
+
+def test_a_price_that_is_not_known_is_an_unknown_with_its_reason(drive: Drive) -> None:
+    for step in document(drive(PAID | {"launch.region": "nowhere-1"}))["steps"]:
+        assert "nowhere-1" in step["cost_usd"]["unknown"]
+
+
+def test_a_given_learning_rate_is_told_as_given(drive: Drive) -> None:
+    found = document(drive({"lr.learning_rate": 0.05}))
+    assert found["lr"] == {"training_learning_rate": 0.05, "transfer": "none", "given": True}
+    assert "measured" not in found
+
+
+def test_a_failure_says_where_what_why_and_what_next(drive: Drive) -> None:
+    found = document(drive(script=Script(states=(JobState.RUNNING, JobState.FAILED))))
+    assert (found["state"], found["exit_code"]) == ("failed", 7)
+    assert found["failure"]["step"] == "lr-find"
+    assert all(found["failure"][key] for key in ("what", "why", "fix"))
+    assert "train" not in found
+
+
+def test_a_failure_is_gone_once_the_run_was_resumed_and_ended_well(
+    drive: Drive, store: RunStore, clock: FakeClock, recorder: Recorder, tmp_path: Path
+) -> None:
+    drive(script=Script(states=(JobState.FAILED,)))
+    store.append(RUN, Resumed())
+    found = document(Engine(store, FakeBackend(tmp_path / "fake"), clock, recorder).drive(RUN))
+    assert "failure" not in found
+    assert [step["attempt"] for step in found["steps"]] == [2, 1]
+
+
+def test_a_range_test_without_signal_has_a_reason_and_no_learning_rate(drive: Drive) -> None:
+    record = drive()
+    assert record.decision is not None
+    flat = record.decision.model_copy(
+        update={
+            "verdict": "flat",
+            "learning_rate": None,
+            "band": None,
+            "training_learning_rate": None,
+            "multiplier": None,
+            "divergence_lr": None,
+            "noise_scale": None,
+            "reason": "no fall",
+            "fix": "--runs 5",
+        }
+    )
+    found = document(record.model_copy(update={"decision": flat}))
+    assert nulls(found) == []
+    assert found["lr"]["suggestion"]["verdict"] == "flat"
+    assert found["lr"]["suggestion"]["reason"] == "no fall"
+    assert "learning_rate" not in found["lr"]["suggestion"]
+    assert "training_learning_rate" not in found["lr"]
+    assert "unknown" in found["lr"]["noise_scale"]
+
+
+def test_a_run_that_is_being_cancelled_says_so_and_is_not_over(store: RunStore, make_plan: MakePlan) -> None:
+    store.create(RUN, Planned(plan=make_plan()))
+    store.append(RUN, CancelRequested())
+    found = document(store.record(RUN))
+    assert found["state"] == "cancelling"
+    assert "unknown" in found["exit_code"]

@@ -1,0 +1,164 @@
+"""A run as people read it: what was found, what was reached, why it failed, and commands that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from gpuplan.backends.fake import FakeBackend, Script
+from gpuplan.cli.app import COMMANDS
+from gpuplan.core.job_state import JobState
+from gpuplan.engine.run import Engine
+from gpuplan.planning.decision import Decision
+from gpuplan.reports.layout import Facts, Line, Table
+from gpuplan.reports.run_text import decision_facts, run_text, runs_table
+from gpuplan.store.events import CancelRequested, Planned, Resumed
+from gpuplan.store.record import RunRecord, fold
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import FakeClock, MakePlan, Recorder
+    from gpuplan.store.sqlite import RunStore
+
+    Drive = Callable[..., RunRecord]
+
+RUN = "digits-0000000000001"
+FOUND = Decision(
+    verdict="ok",
+    rule="edge",
+    transfer="noise-scale",
+    learning_rate=0.0512,
+    band=(0.04, 0.0601),
+    divergence_lr=1.25,
+    noise_scale=64.0,
+    multiplier=1.5,
+    training_learning_rate=0.0768,
+)
+
+
+@pytest.fixture
+def drive(store: RunStore, clock: FakeClock, recorder: Recorder, tmp_path: Path, make_plan: MakePlan) -> Drive:
+    def run(values: dict[str, object] | None = None, script: Script | None = None) -> RunRecord:
+        store.create(RUN, Planned(plan=make_plan(values)))
+        return Engine(store, FakeBackend(tmp_path / "fake", script), clock, recorder).drive(RUN)
+
+    return run
+
+
+def parts(record: RunRecord, picture: Path | None = None) -> tuple[str, Table, dict[str, str]]:
+    """Return the header, the table and the facts by label, the values of a label joined."""
+    line, table, *facts = run_text(record, lambda handle, name: f"{handle}/{name}", picture)
+    assert isinstance(line, Line)
+    assert isinstance(table, Table)
+    values: dict[str, str] = {}
+    for block in facts:
+        assert isinstance(block, Facts)
+        for label, value in block.items:
+            values[label] = f"{values[label]} | {value}" if label in values else value
+    return line.text, table, values
+
+
+def commands(text: str) -> list[str]:
+    return re.findall(r"gpuplan ([a-z]+)", text)
+
+
+def test_a_finished_run_tells_what_it_found_and_reached(drive: Drive) -> None:
+    line, table, facts = parts(drive(), Path("/home/somebody/curve.svg"))
+    assert line == f"gpuplan run {RUN} · lr-then-train · local · fake · succeeded"
+    assert [(row[0], row[2]) for row in table.rows] == [("lr-find", "succeeded"), ("train", "succeeded")]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert facts["val accuracy"].startswith("0.7500 in epoch 2 of 2 (loss 1.15, 360 samples")
+    assert facts["checkpoint"] == f"fake://{RUN}-train-1/checkpoints/best.ckpt"
+    assert facts["curve"] == "/home/somebody/curve.svg"
+    assert "found LR" in facts
+    assert "training LR" in facts
+    assert "failed" not in facts
+
+
+def test_a_given_learning_rate_is_told_as_given(drive: Drive) -> None:
+    facts = parts(drive({"lr.learning_rate": 0.05}))[2]
+    assert facts["training LR"] == "0.05, as given"
+    assert "found LR" not in facts
+
+
+def test_a_failed_run_tells_what_why_and_what_to_do(drive: Drive) -> None:
+    line, _, facts = parts(drive(script=Script(states=(JobState.FAILED,))))
+    assert line.endswith("· failed")
+    assert facts["failed"].startswith("lr-find failed")
+    assert facts["why"]
+    assert f"gpuplan resume {RUN}" in facts["fix"] + facts["next"]
+
+
+def test_at_every_moment_the_next_commands_exist_and_name_the_run(drive: Drive, store: RunStore) -> None:
+    drive(script=Script(states=(JobState.FAILED,)))
+    store.append(RUN, Resumed())
+    store.append(RUN, CancelRequested())
+    log = store.events(RUN)
+    for end in range(1, len(log) + 1):
+        facts = parts(fold(RUN, log[:end]))[2]
+        assert commands(facts["next"])
+        assert set(commands(facts["next"] + facts.get("fix", ""))) <= COMMANDS.keys()
+        assert RUN in facts["next"]
+
+
+def test_a_run_that_is_open_can_be_watched_and_cancelled(store: RunStore, make_plan: MakePlan) -> None:
+    store.create(RUN, Planned(plan=make_plan()))
+    _, table, facts = parts(store.record(RUN))
+    assert {"watch", "cancel"} <= set(commands(facts["next"]))
+    assert [row[2] for row in table.rows] == ["waiting", "waiting"]
+
+
+def test_the_measured_estimate_is_told_while_it_matters(drive: Drive, store: RunStore) -> None:
+    drive({"launch.instance": "g5"})
+    log = store.events(RUN)
+    replanned = next(place for place, stored in enumerate(log) if stored.event.kind == "replanned")
+    assert "with the measured step time" in parts(fold(RUN, log[: replanned + 1]))[2]["re-planned"]
+    assert "re-planned" not in parts(fold(RUN, log))[2]
+
+
+def test_a_price_that_is_not_known_is_said(drive: Drive) -> None:
+    paid: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
+    table = parts(drive(paid | {"launch.region": "nowhere-1"}))[1]
+    assert [row[-1] for row in table.rows] == ["unknown", "unknown"]
+
+
+def test_a_decision_is_told_with_its_rule_its_band_and_its_arithmetic() -> None:
+    facts = dict(decision_facts(FOUND))
+    for part in ("0.0512 on 1 GPU", "rule edge", "0.04 .. 0.0601", "diverges at 1.25"):
+        assert part in facts["found LR"]
+    for part in ("0.0768 = found LR x 1.50", "noise-scale", "64.0 samples"):
+        assert part in facts["training LR"]
+
+
+def test_a_note_of_the_transfer_policy_is_told() -> None:
+    facts = list(decision_facts(FOUND.model_copy(update={"note": "the square root was used"})))
+    assert facts[-1] == ("", "the square root was used")
+
+
+def test_without_a_suggestion_the_reason_is_told_and_no_number() -> None:
+    none = Decision(verdict="flat", rule="edge", transfer="none", reason="the loss does not fall", fix="--runs 5")
+    [(label, text)] = decision_facts(none)
+    assert label == "learning rate"
+    assert "flat" in text
+    assert "the loss does not fall" in text
+
+
+def test_a_sweep_that_never_diverged_says_nothing_of_it() -> None:
+    facts = dict(decision_facts(FOUND.model_copy(update={"divergence_lr": None})))
+    assert "diverges" not in facts["found LR"]
+
+
+def test_runs_are_listed_one_a_row(drive: Drive, store: RunStore, make_plan: MakePlan) -> None:
+    store.create("other-0000000000002", Planned(plan=make_plan({"launch.pipeline": "lr"})))
+    table = runs_table([drive(), store.record("other-0000000000002")])
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+    assert [row[:4] for row in table.rows] == [
+        (RUN, "lr-then-train", "local", "succeeded"),
+        ("other-0000000000002", "lr", "local", "planned"),
+    ]
+    assert re.fullmatch(r"2026-11-22 00:00 UTC", table.rows[0][4])
+    assert [row[5] for row in table.rows] == ["0.7500", ""]
