@@ -179,6 +179,7 @@ def test_a_failed_job_tells_its_own_cause_and_resume_makes_a_new_attempt(bench: 
     assert record.failure is not None
     assert "on rank 1: the GPU ran out" in record.failure.message
     assert "--per-gpu-batch 16" in record.failure.fix
+    assert "resume" not in record.failure.fix, "the same plan would run out of memory again"
     bench.store.append(RUN, Resumed())
     record = bench.drive()
     assert record.state == "succeeded"

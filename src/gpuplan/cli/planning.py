@@ -56,7 +56,7 @@ def plan_from(given: Given) -> Planned:
     profile = _profile(upper)
     layers.add(_defaults(profile), f"profile {profile.name}")
     layers.add(upper.values, upper.origins)
-    settings = validate(layers)
+    settings = _pinned(validate(layers))
     return Planned(build(settings, profile), layers, given)
 
 
@@ -73,9 +73,7 @@ def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchP
     try:
         described = data.describe(settings.workload.data)
     except data.DataError as error:
-        raise UsageError(
-            f"--data {settings.workload.data}: {error}", fix="--data digits trains on the shipped images"
-        ) from error
+        raise _bad_data(settings, error) from error
     inputs = PlanInputs(
         settings=settings,
         profile=profile or resolve_profile(settings.launch.instance),
@@ -96,6 +94,19 @@ def _known_gpus() -> Iterator[Gpu]:
     for profile in load_all():
         if isinstance(profile, InstanceProfile):
             yield profile.gpu
+
+
+def _pinned(settings: Settings) -> Settings:
+    """Return settings that mean the same from any folder."""
+    try:
+        spec = data.pinned(settings.workload.data)
+    except data.DataError as error:
+        raise _bad_data(settings, error) from error
+    return settings.model_copy(update={"workload": settings.workload.model_copy(update={"data": spec})})
+
+
+def _bad_data(settings: Settings, error: data.DataError) -> UsageError:
+    return UsageError(f"--data {settings.workload.data}: {error}", fix="--data digits trains on the shipped images")
 
 
 def _profile(layers: Layers) -> InstanceProfile:

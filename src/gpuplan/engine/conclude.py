@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from gpuplan_job.contract import Failure, JobInput, LrResult, TrainResult
 
 NOTHING_SPENT = Decimal(0)
+_CHANGES_THE_PLAN = {"usage", "out-of-memory", "user-code"}
+"""Kinds of failure that the same plan would meet again: resuming it would only repeat them."""
 
 
 def bound_lr(record: RunRecord) -> float | None:
@@ -81,7 +83,8 @@ def job_error(run_id: str, job: JobInput, status: JobStatus, failure: Failure | 
             fix=f"gpuplan logs {run_id}    then: {resume}",
         )
     rank = "" if failure.rank is None else f" on rank {failure.rank}"
-    fix = f"{failure.fix}    then: {resume}" if failure.fix else f"gpuplan logs {run_id}    then: {resume}"
+    again = "gpuplan launch with that change" if failure.kind in _CHANGES_THE_PLAN else resume
+    fix = f"{failure.fix or f'gpuplan logs {run_id}'}    then: {again}"
     return JobFailedError(f"{job.step} failed{rank}: {failure.message}", why=f"cause: {failure.kind}", fix=fix)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpuplan.core.errors import ExitCode
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
 from gpuplan.reports.layout import Block, Facts, Line, Table
@@ -131,6 +132,10 @@ def _next(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "next", f"gpuplan watch {run}"
         yield "next", f"gpuplan cancel {run}"
         yield "next", f"gpuplan resume {run}    (if no client drives it any more)"
+        return
+    if record.exit_code is ExitCode.NO_RESULT and record.lr_result is not None:
+        yield "next", f"gpuplan suggest {run}"
+        yield "next", f"gpuplan logs {run}"
         return
     if record.state in {"failed", "cancelled"}:
         yield "next", f"gpuplan resume {run}"

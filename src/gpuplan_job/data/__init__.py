@@ -25,7 +25,10 @@ class DataError(ValueError):
 
 
 class Kind(Protocol):
-    """What a file of this folder offers; `argument` is what stands after the colon."""
+    """What a file of this folder offers; `argument` is what stands after the colon.
+
+    A kind whose argument is a path also offers `pin(argument)`, which returns it independent of the current folder.
+    """
 
     def describe(self, argument: str) -> DataDescription:
         """State what a plan needs, reading no sample."""
@@ -44,6 +47,18 @@ def describe(spec: str) -> DataDescription:
     """
     kind, argument = _split(spec)
     return kind.describe(argument)
+
+
+def pinned(spec: str) -> str:
+    """Return a spec that means the same from any current folder: a run is resumed from wherever its user stands.
+
+    Raises:
+        DataError: the kind is unknown or its argument malformed.
+    """
+    kind, argument = _split(spec)
+    if not hasattr(kind, "pin"):
+        return spec
+    return f"{spec.partition(':')[0]}:{kind.pin(argument)}"
 
 
 def load(spec: str, image_size: int | None) -> tuple[Samples, Samples]:

@@ -41,6 +41,15 @@ class Folder:
     val: Listing
 
 
+def pin(argument: str) -> str:
+    """Return the absolute path.
+
+    Raises:
+        DataError: the path names nobody's home.
+    """
+    return argument if argument.startswith("s3://") or not argument else str(_path(argument).absolute())
+
+
 def describe(argument: str) -> DataDescription:
     """State what a plan needs, from the names and sizes of the files.
 
@@ -85,10 +94,7 @@ def scan(argument: str) -> Folder:
         raise DataError(f"imagefolder:{argument} is not supported by this backend yet: use a local path")
     if not argument:
         raise DataError("imagefolder needs a path: imagefolder:PATH")
-    try:
-        root = Path(argument).expanduser()
-    except RuntimeError as error:  # ~somebody who has no home
-        raise DataError(f"cannot read {argument}: {error}") from error
+    root = _path(argument)
     try:
         return _scan(root)
     except ValueError as error:  # a NUL in the path
@@ -150,3 +156,10 @@ def _split(found: dict[str, list[str]]) -> Folder:
 
 def _number(found: dict[str, list[str]]) -> Listing:
     return [(path, label) for label, name in enumerate(sorted(found)) for path in found[name]]
+
+
+def _path(argument: str) -> Path:
+    try:
+        return Path(argument).expanduser()
+    except RuntimeError as error:  # ~somebody who has no home
+        raise DataError(f"cannot read {argument}: {error}") from error

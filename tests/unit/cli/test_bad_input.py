@@ -185,6 +185,15 @@ def test_a_stale_plan_is_refused_with_what_changed(run: Run, tmp_path: Path) -> 
     assert "data." in err
 
 
+def test_a_relative_path_means_the_same_wherever_the_run_is_resumed(run: Run, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for index in range(40):
+            (tmp_path / "images" / name / f"{index}.jpg").write_bytes(b"not read by a plan")
+    _, out, _ = run("plan", "--data", "imagefolder:images", "--per-gpu-batch", "4", "-o", "json")
+    assert json.loads(out)["workload"]["data"] == f"imagefolder:{tmp_path / 'images'}"
+
+
 def test_a_saved_plan_takes_no_further_settings(run: Run) -> None:
     run("plan", "--backend", "fake", "--out", "plan.json")
     code, _, err = run("launch", "--plan", "plan.json", "--epochs", "3", "--yes")
