@@ -55,6 +55,9 @@ def test_a_detached_run_is_stopped_and_says_so(
     record = cancel(RUN, store, backend, clock)
     assert record.state == "cancelled"
     assert record.live_handles() == []
+    last = record.step("lr-find").last
+    assert last is not None
+    assert last.cost_usd is not None, "a cancelled attempt is accounted for too"
     assert cancel(RUN, store, backend, clock).state == "cancelled", "cancelling twice is cancelling once"
 
 

@@ -58,6 +58,7 @@ def drive(run_id: str, store: RunStore, output: Output) -> None:
             shown.close()
     if code is not None:
         _say_detached(run_id)
+    typer.echo("", err=True)
     report(record, store, output, code)
     raise typer.Exit(int(code if code is not None else record.exit_code or ExitCode.OK))
 

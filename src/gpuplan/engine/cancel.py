@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import LockedError, MayBeBillingError
+from gpuplan.engine.account import observed
 from gpuplan.store import events as ev
 from gpuplan.store import lock
 
@@ -40,7 +41,7 @@ def cancel(run_id: str, store: RunStore, backend: Backend, clock: Clock) -> RunR
             backend.stop(handle)
         try:
             with lock.hold(store.folder(run_id), run_id, clock):
-                return _settle(run_id, store, backend)
+                return _settle(run_id, store, backend, clock)
         except LockedError:
             clock.sleep(_PAUSE_SECONDS)  # the driver sees its job end and records it
     raise MayBeBillingError(
@@ -50,7 +51,7 @@ def cancel(run_id: str, store: RunStore, backend: Backend, clock: Clock) -> RunR
     )
 
 
-def _settle(run_id: str, store: RunStore, backend: Backend) -> RunRecord:
+def _settle(run_id: str, store: RunStore, backend: Backend, clock: Clock) -> RunRecord:
     """Record the end of a run that nobody drives."""
     record = store.record(run_id)
     if record.state in {"succeeded", "failed", "cancelled"}:
@@ -59,7 +60,7 @@ def _settle(run_id: str, store: RunStore, backend: Backend) -> RunRecord:
         for attempt in step.attempts:
             if not attempt.state.terminal:
                 status = confirm_stopped(backend, attempt)
-                store.append(run_id, ev.Observed(step=step.name, attempt=attempt.number, state=status.state))
+                store.append(run_id, observed(record, step.name, attempt.number, status, clock.now()))
     store.append(run_id, ev.Cancelled())
     return store.record(run_id)
 

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from gpuplan.core.errors import ExitCode, GpuplanError, JobFailedError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
-from gpuplan.core.units import SECONDS_PER_HOUR, usd
-from gpuplan.planning.cost import Rate
+from gpuplan.core.units import usd
 from gpuplan.planning.decision import decide
 from gpuplan.planning.replan import replan
 from gpuplan.store import events as ev
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from gpuplan.store.record import RunRecord
     from gpuplan_job.contract import Failure, JobInput, LrResult, TrainResult
 
-NOTHING_SPENT = Decimal(0)
+_NOTHING = Decimal(0)
 _CHANGES_THE_PLAN = {"usage", "out-of-memory", "user-code"}
 """Kinds of failure that the same plan would meet again: resuming it would only repeat them."""
 
@@ -57,7 +56,6 @@ def follow_ups(record: RunRecord, step: StepPlan) -> Iterator[ev.Event]:
             message=f"the range test gives no learning rate: {decision.verdict}",
             why=decision.reason,
             fix=decision.fix,
-            cost_usd=cost_so_far(record, step),
         )
         return
     new = record.replanned
@@ -88,18 +86,6 @@ def job_error(run_id: str, job: JobInput, status: JobStatus, failure: Failure | 
     return JobFailedError(f"{job.step} failed{rank}: {failure.message}", why=f"cause: {failure.kind}", fix=fix)
 
 
-def cost_so_far(record: RunRecord, step: StepPlan) -> Decimal | Unknown:
-    """Return the dollars of the step's last attempt, from its submission to its end as this client saw them."""
-    rate = step.rate_usd_per_hour
-    attempt = record.step(step.name).last
-    if not isinstance(rate, Rate):
-        return rate
-    if attempt is None or attempt.ended_at is None or rate.amount == 0:
-        return NOTHING_SPENT
-    seconds = (attempt.ended_at - attempt.started_at).total_seconds()
-    return rate.amount * Decimal(str(seconds)) / SECONDS_PER_HOUR
-
-
 def as_data(result: LrResult | TrainResult) -> dict[str, Any]:
     """Return a result as the JSON-ready data that an event holds."""
     data: dict[str, Any] = json.loads(result.to_json())
@@ -114,8 +100,8 @@ def _over_budget(record: RunRecord, new: ev.Replanned) -> bool:
 
 
 def _budget_failure(record: RunRecord, step: StepPlan, attempt: int, new: ev.Replanned) -> ev.Failed:
-    limit = record.plan.provenance.settings.launch.max_cost or NOTHING_SPENT
-    p90 = NOTHING_SPENT if isinstance(new.cost_usd, Unknown) else new.cost_usd.p90
+    limit = record.plan.provenance.settings.launch.max_cost or _NOTHING
+    p90 = _NOTHING if isinstance(new.cost_usd, Unknown) else new.cost_usd.p90
     return ev.Failed(
         step=step.name,
         attempt=attempt,
@@ -123,5 +109,4 @@ def _budget_failure(record: RunRecord, step: StepPlan, attempt: int, new: ev.Rep
         message=f"with the measured step time the training's p90 cost is {usd(p90)}, over --max-cost {usd(limit)}",
         why="lr-find measured the speed; the training was not started",
         fix="fewer --epochs, another --instance, or a higher --max-cost",
-        cost_usd=cost_so_far(record, step),
     )

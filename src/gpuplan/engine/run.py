@@ -14,6 +14,7 @@ from gpuplan.core.errors import ExitCode, GpuplanError, NoResultError, StoreErro
 from gpuplan.core.failpoint import failpoint
 from gpuplan.core.job_state import JobState
 from gpuplan.engine import conclude, verify
+from gpuplan.engine.account import observed
 from gpuplan.engine.cancel import confirm_stopped
 from gpuplan.engine.wait import wait
 from gpuplan.planning.job_input import job_input
@@ -102,7 +103,7 @@ class Engine:
         for attempt in record.step(step.name).attempts:
             if attempt.number < number and not attempt.state.terminal:
                 status = confirm_stopped(self.backend, attempt)
-                self._note(record.run_id, ev.Observed(step=step.name, attempt=attempt.number, state=status.state))
+                self._note(record.run_id, observed(record, step.name, attempt.number, status, self.clock.now()))
 
     def _submit(self, record: RunRecord, step: StepPlan, job: JobInput) -> str:
         """Record the intent, make the call, record the handle; a job that already has its handle is left alone."""
@@ -131,8 +132,8 @@ class Engine:
 
     def _wait(self, run_id: str, job: JobInput, handle: str) -> JobStatus:
         def on_change(status: JobStatus) -> None:
-            event = ev.Observed(step=job.step, attempt=job.attempt, state=status.state, detail=status.detail)
-            self._note(run_id, event)
+            record = self.store.record(run_id)
+            self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
             failpoint("while-polling")
 
         return wait(handle, self.backend, self.clock, self.observer, on_change)
@@ -143,18 +144,15 @@ class Engine:
         if status.state is not JobState.SUCCEEDED:
             error = conclude.job_error(run_id, job, status, verify.failure(self.backend, handle))
             return self._fail(run_id, job, error, ExitCode.JOB_FAILED)
-        cost = conclude.cost_so_far(self.store.record(run_id), step)
         try:
             if step.sweep is not None:
                 found = verify.lr_result(self.backend, handle, job)
                 failpoint("after-result-before-record")
-                event: ev.Event = ev.Measured(
-                    step=job.step, attempt=job.attempt, result=conclude.as_data(found), cost_usd=cost
-                )
+                event: ev.Event = ev.Measured(step=job.step, attempt=job.attempt, result=conclude.as_data(found))
             else:
                 trained = verify.train_result(self.backend, handle, job)
                 failpoint("after-result-before-record")
-                event = ev.Trained(step=job.step, attempt=job.attempt, result=conclude.as_data(trained), cost_usd=cost)
+                event = ev.Trained(step=job.step, attempt=job.attempt, result=conclude.as_data(trained))
         except NoResultError as error:
             return self._fail(run_id, job, error, error.exit_code)
         record = self._note(run_id, event)
@@ -169,20 +167,10 @@ class Engine:
         return record
 
     def _fail(self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode) -> RunRecord:
-        record = self.store.record(run_id)
-        step = record.plan.step(job.step)
-        return self._note(
-            run_id,
-            ev.Failed(
-                step=job.step,
-                attempt=job.attempt,
-                exit_code=code,
-                message=error.what,
-                why=error.why,
-                fix=error.fix,
-                cost_usd=conclude.cost_so_far(record, step) if step else conclude.NOTHING_SPENT,
-            ),
+        failed = ev.Failed(
+            step=job.step, attempt=job.attempt, exit_code=code, message=error.what, why=error.why, fix=error.fix
         )
+        return self._note(run_id, failed)
 
     def _note(self, run_id: str, event: ev.Event) -> RunRecord:
         """Make an event durable, tell the observer, and return the record as it now stands."""

@@ -93,7 +93,7 @@ def _facts(block: Facts, width: int) -> list[str]:
         first = "" if label == seen else label
         seen = label
         copied = label in _COPIED or " " not in value
-        wrapped = [value] if copied else textwrap.wrap(value, max(width - indent, _NARROWEST))
+        wrapped = [value] if copied else textwrap.wrap(value, max(width - indent, _NARROWEST), break_on_hyphens=False)
         for text in wrapped or [""]:
             lines.append(f" {first:<{indent - 1}}{text}".rstrip())
             first = ""

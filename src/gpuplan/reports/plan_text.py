@@ -119,8 +119,9 @@ def _lr(plan: LaunchPlan) -> str:
     if plan.lr.learning_rate is not None:
         return f"{learning_rate(plan.lr.learning_rate)}, as given"
     finder, target = plan.batch.lr_find.global_batch, plan.batch.train.global_batch
+    sweeps = f"{plan.lr.runs} sweep{'s' if plan.lr.runs > 1 else ''}"
     return (
-        f"found on 1 GPU by {plan.lr.runs} sweeps of {plan.lr.iterations} steps (rule: {plan.lr.rule}), "
+        f"found on 1 GPU by {sweeps} of {plan.lr.iterations} steps (rule: {plan.lr.rule}), "
         f"carried from batch {finder} to {target} by {plan.lr.transfer}"
     )
 

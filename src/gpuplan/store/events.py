@@ -55,6 +55,8 @@ class Observed(OfAttempt):
     kind: Literal["observed"] = "observed"
     state: JobState
     detail: str = ""
+    cost_usd: Decimal | Unknown | None = None
+    """What the attempt cost; set where the state is terminal."""
 
 
 class Measured(OfAttempt):
@@ -62,7 +64,6 @@ class Measured(OfAttempt):
 
     kind: Literal["measured"] = "measured"
     result: dict[str, Any]
-    cost_usd: Decimal | Unknown
 
 
 class Decided(Frozen):
@@ -85,7 +86,6 @@ class Trained(OfAttempt):
 
     kind: Literal["trained"] = "trained"
     result: dict[str, Any]
-    cost_usd: Decimal | Unknown
 
 
 class Failed(OfAttempt):
@@ -96,7 +96,6 @@ class Failed(OfAttempt):
     message: str
     why: str = ""
     fix: str = ""
-    cost_usd: Decimal | Unknown
 
 
 class CancelRequested(Frozen):

@@ -150,13 +150,13 @@ class _Builder:
             case ev.Submitted():
                 self._change(event, submitted=True)
             case ev.Observed():
-                self._change(event, state=event.state, **({"ended_at": at} if event.state.terminal else {}))
+                ended = {"ended_at": at, "cost_usd": event.cost_usd} if event.state.terminal else {}
+                self._change(event, state=event.state, **ended)
             case ev.Measured() | ev.Trained():
-                self._change(event, cost_usd=event.cost_usd)
                 self._done.add(event.step)
                 self._values["lr_result" if event.kind == "measured" else "train_result"] = event.result
             case ev.Failed():
-                self._change(event, cost_usd=event.cost_usd, failed=True)
+                self._change(event, failed=True)
             case _:
                 pass
 

@@ -45,7 +45,14 @@ SIMPLE = st.one_of(
         learning_rate=st.none() | POSITIVE,
     ),
     st.builds(ev.Submitted, step=STEPS, attempt=ATTEMPTS),
-    st.builds(ev.Observed, step=STEPS, attempt=ATTEMPTS, state=st.sampled_from(JobState), detail=st.text()),
+    st.builds(
+        ev.Observed,
+        step=STEPS,
+        attempt=ATTEMPTS,
+        state=st.sampled_from(JobState),
+        detail=st.text(),
+        cost_usd=st.none() | DOLLARS,
+    ),
     st.builds(
         ev.Failed,
         step=STEPS,
@@ -54,7 +61,6 @@ SIMPLE = st.one_of(
         message=st.text(),
         why=st.text(),
         fix=st.text(),
-        cost_usd=DOLLARS,
     ),
     st.builds(
         ev.Replanned,
@@ -106,7 +112,7 @@ def test_a_measurement_comes_back_whole_also_where_a_value_could_not_be_measured
     bare = replace(found, noise_scale=None, measured=replace(found.measured, peak_gib=None))
     store.create(RUN, ev.Planned(plan=make_plan()))
     for result in (found, bare):
-        store.append(RUN, ev.Measured(step="lr-find", attempt=1, result=json.loads(result.to_json()), cost_usd=UNKNOWN))
+        store.append(RUN, ev.Measured(step="lr-find", attempt=1, result=json.loads(result.to_json())))
         assert store.record(RUN).measured() == result
 
 
