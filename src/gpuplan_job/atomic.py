@@ -6,6 +6,7 @@ Every process of a job writes its results with it. It must stay standard library
 from __future__ import annotations
 
 import os
+import shutil
 import threading
 from typing import TYPE_CHECKING
 
@@ -37,13 +38,31 @@ def write_once(path: Path, text: str) -> bool:
     temporary = _write_beside(path, text)
     try:
         # A hard link fails where the name exists, and the name never shows half a file.
-        os.link(temporary, path)
+        link_or_copy(temporary, path)
     except FileExistsError:
         return False
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
     return True
+
+
+def link_or_copy(source: Path, path: Path) -> None:
+    """Give a whole file a second name; where the filesystem knows no hard links (exFAT, many FUSE mounts), copy it.
+
+    Raises:
+        FileExistsError: `path` exists.
+        OSError: neither can be done.
+    """
+    try:
+        os.link(source, path)
+    except FileExistsError:
+        raise
+    except OSError:
+        with source.open("rb") as original, path.open("xb") as copy:
+            shutil.copyfileobj(original, copy)
+            copy.flush()
+            os.fsync(copy.fileno())
 
 
 def sync_file(path: Path) -> None:

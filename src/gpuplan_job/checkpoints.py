@@ -6,12 +6,11 @@ is dropped.
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 
-from gpuplan_job.atomic import sync_file, sync_folder
+from gpuplan_job.atomic import link_or_copy, sync_file, sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +48,7 @@ class CheckpointKeeper(pl.Callback):
         temporary.replace(last)
         best = self.folder / f"best-{self.best_epoch:04d}.ckpt"
         if better:
-            os.link(last, best)
+            link_or_copy(last, best)
         sync_folder(self.folder)
         for old in self._kept - {last, best}:
             old.unlink()

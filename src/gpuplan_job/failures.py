@@ -41,6 +41,18 @@ _BY_TEXT: tuple[tuple[re.Pattern[str], FailureKind, str], ...] = (
         "a data-loading worker was ended from outside, most often because memory ran out: use fewer workers",
     ),
     (
+        re.compile(
+            r"Connection (closed|reset) by peer|remote process exited|Watchdog caught collective", re.IGNORECASE
+        ),
+        "killed",
+        "another rank ended without a word, most often because memory ran out: read its lines in the log",
+    ),
+    (
+        re.compile(r"Expected more than 1 value per channel"),
+        "usage",
+        "BatchNorm needs two samples: --per-gpu-batch 2 or more",
+    ),
+    (
         re.compile(r"no kernel image|CUDA error|CUDA driver|cuDNN|NCCL|device-side assert", re.IGNORECASE),
         "device",
         "check that the installed torch supports this GPU and its driver (nvidia-smi), then start again",

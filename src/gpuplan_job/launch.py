@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -41,6 +43,14 @@ CODE_USAGE = 2
 CODE_ATTEMPT_DIED = 75
 CODE_STOPPED = 128 + signal.SIGTERM
 _POLL_SECONDS = 0.1
+_RESERVE = ".reserve"
+_RESERVE_BYTES = 1 << 16
+"""Room kept free until the end, so that a full disk can still be reported."""
+_LEAST_FREE_BYTES = 1 << 20
+_ANOTHER_JOBS = re.compile(
+    r"(RANK|WORLD_SIZE|LOCAL_RANK|LOCAL_WORLD_SIZE|GROUP_.*|ROLE_.*|MASTER_.*|TORCHELASTIC_.*|PET_.*)$"
+)
+"""Variables of a torchrun that this launcher itself may run under: they would be taken for our own."""
 _SEE_LOG = "read the end of this job's log (gpuplan logs RUN), and raise the memory or lower the batch if it ran out"
 
 
@@ -100,7 +110,8 @@ def environment(base: Mapping[str, str], folder: Path, world_size: int, cpus: in
         "PYTHONSAFEPATH": "1",
         "PYTHONPATH": os.pathsep.join(path),
     }
-    return {**defaults, **base, **fixed}
+    inherited = {name: value for name, value in base.items() if not _ANOTHER_JOBS.match(name)}
+    return {**defaults, **inherited, **fixed}
 
 
 def command(job_input: JobInput, source: Path, folder: Path) -> list[str]:
@@ -123,11 +134,13 @@ def _run_to_exit_file(source: Path, folder: Path) -> int:
     stop = _Stop()
     try:
         job_input = JobInput.from_json(source.read_bytes())
+        (folder / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
         code = _run(job_input, source, folder, stop)
     except Exception as error:  # noqa: BLE001 - whatever happens, the client must find out
         _say(f"failed: {error}")
-        write_failure(folder, job_input, error, rank=None)
+        _fail(folder, job_input, error)
     finally:
+        (folder / _RESERVE).unlink(missing_ok=True)
         write_atomic(folder / EXIT_FILE, canonical_json({"code": code}))
     return code
 
@@ -144,21 +157,33 @@ def _run(job_input: JobInput, source: Path, folder: Path, stop: _Stop) -> int:
         child_environment["TMPDIR"] = str(temporary)
         try:
             # A group of its own: Ctrl-C at a terminal reaches the launcher alone, which then stops the child in order.
-            child = subprocess.Popen(arguments, env=child_environment, process_group=0)  # noqa: S603 - our own modules
+            child = subprocess.Popen(  # noqa: S603 - our own modules
+                arguments,
+                env=child_environment,
+                process_group=0,
+                # torchrun must die with this launcher, and its ranks with it. This process has one thread.
+                preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
+            )
             returned = _wait(child, stop)
         finally:
             process_tree.end_below_self()
     if stop.signal is not None:
         name = signal.Signals(stop.signal).name
         error = JobError("killed", f"the job was stopped by {name}", "start it again, or resume the run")
-        write_failure(folder, job_input, error, rank=None)
+        _fail(folder, job_input, error)
         return CODE_STOPPED
     result = folder / (TRAIN_RESULT_FILE if job_input.train else LR_RESULT_FILE)
     if returned == 0 and result.exists():
         return 0
     if not (folder / FAILURE_FILE).exists():
-        write_failure(folder, job_input, _unexplained(returned), rank=None)
+        _fail(folder, job_input, _unexplained(returned, folder))
     return CODE_FAILED
+
+
+def _fail(folder: Path, job_input: JobInput | None, error: Exception) -> None:
+    (folder / _RESERVE).unlink(missing_ok=True)
+    with suppress(OSError):  # the exit code remains
+        write_failure(folder, job_input, error, rank=None)
 
 
 def _wait(child: subprocess.Popen[bytes], stop: _Stop) -> int:
@@ -177,7 +202,9 @@ def _wait(child: subprocess.Popen[bytes], stop: _Stop) -> int:
             process_tree.kill(process_tree.descendants(os.getpid()))
 
 
-def _unexplained(returned: int) -> JobError:
+def _unexplained(returned: int, folder: Path) -> JobError:
+    if shutil.disk_usage(folder).free < _LEAST_FREE_BYTES:
+        return JobError("disk", "no space is left on the disk of the job's folder", "free space, or use another volume")
     if returned < 0:
         name = signal.Signals(-returned).name
         return JobError(

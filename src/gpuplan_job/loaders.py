@@ -92,7 +92,8 @@ def validation_loader(data: Samples, shard: RankShard, batch: int, workers: int,
         batch_size=batch,
         sampler=shard,
         num_workers=workers,
-        persistent_workers=workers > 0,
+        # Kept between epochs they would double the processes, and their memory, while the training goes on.
+        persistent_workers=False,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
     )

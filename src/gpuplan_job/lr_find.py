@@ -41,8 +41,8 @@ def main(arguments: list[str]) -> int:
         job_input = JobInput.from_json(text)
         device = runtime.device(job_input.device, 0)
         workload = job_input.workload
-        train_set, _ = data.load(workload.data, workload.image_size)
         description = data.describe(workload.data)
+        train_set, _ = data.load(workload.data, workload.image_size)
         result = range_test(
             job_input,
             sha256_hex(text),
@@ -66,7 +66,7 @@ def range_test(
     device: torch.device,
     on_progress: Callable[[Progress], None],
 ) -> LrResult:
-    """Measure the gradient noise scale once, then run every sweep from its own fresh weights.
+    """Measure the gradient noise scale once, where the data suffices, then run every sweep from its own fresh weights.
 
     Run r draws weights, order and augmentation from `workload.seed + r`. The noise is measured on the initial weights
     of run 0, in a network of its own: the sweeps are the same with and without it.
@@ -78,9 +78,11 @@ def range_test(
     workload, batch = job_input.workload, job_input.batch
     pace = Pace(job_input.step, spec.runs * spec.iterations, batch.global_batch, time.perf_counter, on_progress)
     noise_scale = None
-    if spec.noise_micro_batches > 0:
+    single = EpochLayout(loaders.sample_count(train_set), batch.per_gpu, 1, 1)
+    if (count := noise.micro_batches(spec.noise_micro_batches, single)) > 0:
         pace.begin("noise scale", 0)
-        noise_scale = _measure_noise(workload, spec, batch.per_gpu, network_factory, (train_set, device))
+        sampler = loaders.EpochBatches(single, workload.seed, 0)
+        noise_scale = _measure_noise(workload, count, network_factory, (train_set, sampler), device)
 
     sweeper = Sweeper(workload, spec, device, pace)
     layout = EpochLayout(loaders.sample_count(train_set), batch.per_gpu, 1, batch.accumulation)
@@ -102,7 +104,7 @@ def range_test(
         sweep=spec,
         batch=batch,
         optimizer=workload.optimizer,
-        precision=workload.precision,
+        precision=runtime.effective_precision(workload.precision, device),
         curves=curves,
         noise_scale=noise_scale,
         measured=Measured(
@@ -132,19 +134,17 @@ def _checked(job_input: JobInput, samples: int) -> SweepSpec:
 
 def _measure_noise(
     workload: WorkloadSpec,
-    spec: SweepSpec,
-    per_gpu: int,
+    micro_batches: int,
     network_factory: Callable[[], nn.Module],
-    source: tuple[Samples, torch.device],
+    source: tuple[Samples, loaders.EpochBatches],
+    device: torch.device,
 ) -> NoiseScale | None:
-    train_set, device = source
     runtime.seed_everything(workload.seed)
     network = network_factory().to(device)
-    layout = EpochLayout(loaders.sample_count(train_set), per_gpu, 1, 1)
-    steps = _optimizer_steps(train_set, loaders.EpochBatches(layout, workload.seed, 0), workload.workers, device)
+    steps = _optimizer_steps(*source, workload.workers, device)
     measured = noise.measure(
         network,
-        (batches[0] for batches in islice(steps, spec.noise_micro_batches)),
+        (batches[0] for batches in islice(steps, micro_batches)),
         lambda logits, targets: optim.loss(logits, targets, workload.label_smoothing),
         workload.precision,
         device,

@@ -44,18 +44,23 @@ class Pace:
         self._seconds: list[float] = []
 
     def begin(self, phase: str, done: int) -> None:
-        """Enter a phase that starts when `done` steps are done; its first steps are warm-up."""
-        self._phase, self._done, self._untimed = phase, done, _WARM_UP_STEPS
+        """Enter a phase that starts when `done` steps are done, never going back; its first steps are warm-up."""
+        self._phase, self._untimed = phase, _WARM_UP_STEPS
+        self._count_to(done)
         self._last_step = self._clock()
         self._report({})
 
-    def stepped(self, learning_rate: float, loss: float) -> None:
-        """Count one optimizer step, its data loading included; the device must have finished it."""
+    def stepped(self, learning_rate: float, loss: float, *, taken: bool = True) -> None:
+        """Count one optimizer step, its data loading included; the device must have finished it.
+
+        One that the loss scaler did not let happen is not `taken`: it is no progress, and timed only as a warm-up is.
+        """
         now = self._clock()
-        (self._warm_up if self._untimed > 0 else self._seconds).append(now - self._last_step)
+        (self._seconds if taken and self._untimed <= 0 else self._warm_up).append(now - self._last_step)
         self._last_step = now
         self._untimed -= 1
-        self._done += 1
+        if taken:
+            self._count_to(self._done + 1)
         self._report({"loss": loss, "learning_rate": learning_rate, "samples_per_second": self.samples_per_second})
 
     @property
@@ -69,6 +74,9 @@ class Pace:
         """Samples a second at the median step; 0 before the first step."""
         seconds = self.step_seconds
         return self._samples_per_step / seconds if seconds > 0 else 0.0
+
+    def _count_to(self, done: int) -> None:
+        self._done = min(self._total, max(self._done, done))
 
     def _report(self, values: dict[str, float]) -> None:
         now = self._clock()

@@ -10,6 +10,7 @@ import platform
 import random
 import resource
 import sys
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Literal
 
@@ -18,6 +19,7 @@ import torch
 from gpuplan_job.failures import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractContextManager
 
     from gpuplan_job.contract import Device, Precision
@@ -30,27 +32,40 @@ _LIGHTNING: dict[Precision, Literal["32-true", "16-mixed", "bf16-mixed"]] = {
 }
 
 
-def device(requested: Device, local_rank: int, processes: int = 1) -> torch.device:
-    """Return the device of one of a machine's `processes`.
+@dataclass(frozen=True)
+class Accelerators:
+    """What torch sees on this machine besides the CPU."""
 
-    `auto` takes CUDA if there is a usable GPU for every process, else MPS for a single process, else the CPU: the
-    answer is the same on every rank.
+    gpus: int
+    """CUDA devices, usable or not."""
+    fault: Callable[[int], str | None]
+    """Why the CUDA device of this index cannot be used, None if it can."""
+    mps: bool
+
+
+def device(requested: Device, local_rank: int, processes: int = 1, machine: Accelerators | None = None) -> torch.device:
+    """Return the device of one of a machine's `processes`; `machine` is looked at where it is not given.
+
+    `auto` takes CUDA if there is a GPU for every process, else MPS for a single process, else the CPU: the answer is
+    the same on every rank.
 
     Raises:
-        JobError: a GPU was asked for by name and is not there or cannot be used.
+        JobError: a GPU was asked for by name and is not there, or the one to take cannot be used.
     """
     if requested == "cpu":
         return torch.device("cpu")
+    machine = machine or _this_machine()
     if requested in ("cuda", "auto"):
-        problem = _cuda_problem(local_rank, processes)
+        enough = machine.gpus >= max(1, processes)
+        problem = machine.fault(local_rank) if enough else _too_few(machine.gpus, processes)
         if problem is None:
             chosen = torch.device("cuda", local_rank)
             torch.cuda.set_device(chosen)
             return chosen
-        if requested == "cuda":
+        if enough or requested == "cuda":
             fix = "choose an instance with enough GPUs and a torch built for them, or --device cpu"
-            raise JobError("device", f"--device cuda: {problem}", fix)
-    usable = torch.backends.mps.is_available() and processes == 1
+            raise JobError("device", f"--device {requested}: {problem}", fix)
+    usable = machine.mps and processes == 1
     if requested == "mps" and not usable:
         raise JobError("device", "--device mps: no Apple GPU for a single process here", "use --device cpu")
     return torch.device("mps" if usable else "cpu")
@@ -64,14 +79,20 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def effective_precision(precision: Precision, on: torch.device) -> Precision:
+    """Return what a device really runs: 16-mixed needs CUDA, a CPU or an Apple GPU runs it as bf16-mixed."""
+    # float16 has no use on a CPU; on MPS the loss scaler of torch 2.6 fails for want of float64.
+    return "bf16-mixed" if precision == "16-mixed" and on.type != "cuda" else precision
+
+
 def lightning_precision(precision: Precision, on: torch.device) -> Literal["32-true", "16-mixed", "bf16-mixed"]:
-    """Return Lightning's name of a precision. Half precision has no use on a CPU: there 16-mixed runs as bf16-mixed."""
-    return _LIGHTNING[_effective(precision, on)]
+    """Return Lightning's name of the precision that a device runs."""
+    return _LIGHTNING[effective_precision(precision, on)]
 
 
 def autocast(precision: Precision, on: torch.device) -> AbstractContextManager[object]:
     """Return the context for forward passes and losses, as Lightning would use it on the same device."""
-    effective = _effective(precision, on)
+    effective = effective_precision(precision, on)
     if effective == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(on.type, dtype=torch.float16 if effective == "16-mixed" else torch.bfloat16)
@@ -79,7 +100,7 @@ def autocast(precision: Precision, on: torch.device) -> AbstractContextManager[o
 
 def grad_scaler(precision: Precision, on: torch.device) -> torch.amp.GradScaler:
     """Return the loss scaler, one that does nothing unless the gradients are in half precision."""
-    return torch.amp.GradScaler(on.type, enabled=_effective(precision, on) == "16-mixed")
+    return torch.amp.GradScaler(on.type, enabled=effective_precision(precision, on) == "16-mixed")
 
 
 def versions() -> dict[str, str]:
@@ -111,17 +132,16 @@ def device_name(on: torch.device) -> str:
     return platform.processor() or platform.machine() if on.type == "cpu" else f"Apple {on.type.upper()}"
 
 
-def _effective(precision: Precision, on: torch.device) -> Precision:
-    return "bf16-mixed" if precision == "16-mixed" and on.type == "cpu" else precision
+def _this_machine() -> Accelerators:
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return Accelerators(gpus, _fault, torch.backends.mps.is_available())
 
 
-def _cuda_problem(local_rank: int, processes: int) -> str | None:
-    """Return why this process cannot have a GPU of its own, None if it can."""
-    if not torch.cuda.is_available():
-        return "torch sees no GPU here"
-    count = torch.cuda.device_count()
-    if count < processes:
-        return f"{processes} processes need a GPU each, torch sees {count}"
+def _too_few(gpus: int, processes: int) -> str:
+    return f"{processes} processes need a GPU each, torch sees {gpus}" if gpus else "torch sees no GPU here"
+
+
+def _fault(local_rank: int) -> str | None:
     try:
         # A GPU that torch was not built for is listed all the same, and fails at the first kernel.
         torch.zeros(1, device=torch.device("cuda", local_rank)).add_(1).item()

@@ -80,7 +80,7 @@ class Sweeper:
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = rate * share
             loss, taken = self._step(network, optimizer, scaler, batches)
-            self.pace.stepped(rate, loss)
+            self.pace.stepped(rate, loss, taken=taken)
             if not math.isfinite(loss):
                 return ended("non-finite")
             if not taken:

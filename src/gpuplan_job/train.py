@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from gpuplan_job import process_tree
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import TRAIN_RESULT_FILE, ContractError, JobInput, Measured, Progress, TrainResult, sha256_hex
-from gpuplan_job.failures import JobError, classify, write_failure
+from gpuplan_job.failures import JobError
 from gpuplan_job.process import Process
 from gpuplan_job.sampling import EpochLayout
 
@@ -41,9 +41,11 @@ def main(arguments: list[str]) -> int:
         if process.rank == 0:
             write_atomic(folder / TRAIN_RESULT_FILE, result.to_json())
     except Exception as error:  # noqa: BLE001 - every failure is reported in the job's folder
-        write_failure(folder, job_input, error, process.rank)
-        _, message, fix = classify(error)
-        sys.stderr.write(f"rank {process.rank} failed: {message}\n{fix}\n")
+        from gpuplan_job import fail_fast
+
+        fail_fast.report(folder, job_input, error, process.rank)
+        if process.world_size > 1:
+            fail_fast.leave()
         return 1
     return 0
 
@@ -65,6 +67,7 @@ def fit(
     """
     from gpuplan_job import checkpoints, loaders, runtime
     from gpuplan_job.classifier import Classifier
+    from gpuplan_job.fail_fast import FailFast
     from gpuplan_job.step_clock import StepClock
     from gpuplan_job.training_progress import TrainingProgress
 
@@ -82,7 +85,8 @@ def fit(
     classifier = Classifier(network, workload, batches, job_input.train.learning_rate)
     clock = StepClock(device)
     keeper = checkpoints.CheckpointKeeper(folder)
-    trainer = _trainer(job_input, folder, device, [TrainingProgress(job_input.step, clock, _print), keeper])
+    progress = TrainingProgress(job_input.step, clock, _print)
+    trainer = _trainer(job_input, folder, device, [progress, keeper, FailFast(folder, job_input, process)])
     trainer.fit(
         classifier,
         loaders.training_loader(train_set, batches, workload.workers, device),

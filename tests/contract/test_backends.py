@@ -51,7 +51,7 @@ def test_an_unknown_backend_is_refused_with_the_nearest_name(tmp_path: Path) -> 
     with pytest.raises(UsageError) as caught:
         base.create("locl", tmp_path)
     assert caught.value.why == "did you mean 'local'?"
-    assert caught.value.fix == "--backend local"
+    assert caught.value.fix.startswith("--backend local")
 
 
 @EVERY_BACKEND

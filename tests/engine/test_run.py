@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from gpuplan.backends.base import JobStatus
+from gpuplan.backends.base import JobSpec, JobStatus
 from gpuplan.backends.fake import FakeBackend, Script, synthetic_results
 from gpuplan.core.errors import ExitCode, GpuplanError, MayBeBillingError
 from gpuplan.core.job_state import JobState
@@ -266,6 +266,44 @@ def test_a_new_attempt_waits_for_the_end_of_the_one_before(bench: Bench, make_pl
     assert record.state == "succeeded"
     assert record.live_handles() == []
     assert [attempt.state for attempt in record.step("lr-find").attempts] == ["stopped", "succeeded"]
+
+
+def test_a_job_whose_files_are_deleted_is_a_failure_not_an_endless_wait(bench: Bench, make_plan: MakePlan) -> None:
+    class Forgetful(FakeBackend):
+        def submit(self, request: Request) -> str:
+            handle = super().submit(request)
+            for file in bench.root.glob("*.json"):
+                file.unlink()
+            return handle
+
+    bench.start(make_plan())
+    record = Engine(bench.store, Forgetful(bench.root), bench.clock, bench.recorder).drive(RUN)
+    assert record.exit_code is ExitCode.JOB_FAILED
+    assert record.failure is not None
+    assert "its files are gone" in record.failure.message
+
+
+@pytest.mark.parametrize("submit_fails", [False, True])
+def test_a_cancel_that_overtakes_the_submit_ends_as_cancelled(
+    bench: Bench, make_plan: MakePlan, *, submit_fails: bool
+) -> None:
+    class Overtaken(FakeBackend):
+        """Meets the cancel while it renders, before the call, or while the call fails."""
+
+        def render(self, spec: JobSpec) -> Request:
+            if not submit_fails:
+                bench.store.append(RUN, CancelRequested())
+            return super().render(spec)
+
+        def submit(self, request: Request) -> str:
+            bench.store.append(RUN, CancelRequested())
+            raise GpuplanError(f"the launcher of {request.name} was stopped while it started")
+
+    bench.start(make_plan())
+    record = Engine(bench.store, Overtaken(bench.root), bench.clock, bench.recorder).drive(RUN)
+    assert record.state == "cancelled"
+    assert record.live_handles() == []
+    assert bench.backend().created() == []
 
 
 class Killed(BaseException):

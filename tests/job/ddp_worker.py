@@ -18,7 +18,7 @@ from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec, WorkloadSpec
 from gpuplan_job.process import Process
 from gpuplan_job.train import fit
 
-TRAIN_SAMPLES, VAL_SAMPLES, CLASSES, SIDE, EPOCHS = 109, 37, 4, 6, 3
+TRAIN_SAMPLES, VAL_SAMPLES, CLASSES, SIDE, EPOCHS = 109, 33, 4, 6, 3
 LEARNING_RATE = 0.05
 GLOBAL = {"plain": (8, 1), "accumulated": (8, 2), "batchnorm": (8, 1)}
 """Samples of a micro-batch over all processes, and micro-batches of a step; 109 is a multiple of neither step."""

@@ -234,3 +234,10 @@ def test_a_lock_held_for_longer_means_another_launcher(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(claim.AlreadyRunningError), claim.held(tmp_path, lambda _: None, lambda: next(clock)):
             pytest.fail("the claim was given twice")
+
+
+def test_variables_of_an_outer_torchrun_do_not_reach_the_job(tmp_path: Path) -> None:
+    outer = {"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "PET_NNODES": "4", "TORCHELASTIC_RUN_ID": "x"}
+    found = launch.environment(outer | {"PATH": "/bin"}, tmp_path, 2, 4)
+    assert not outer.keys() & found.keys()
+    assert found["PATH"] == "/bin"

@@ -60,3 +60,11 @@ def test_workers_bring_the_same_batches_as_the_process_itself() -> None:
     shard = loaders.RankShard(loaders.sample_count(val), 1, 2)
     batches = list(loaders.validation_loader(val, shard, 100, 0, torch.device("cpu")))
     assert [len(labels) for _, labels in batches] == [100, 80]
+
+
+def test_only_the_training_keeps_its_workers_between_epochs() -> None:
+    train, val = data.load("digits", None)
+    batches = loaders.EpochBatches(EpochLayout(loaders.sample_count(train), 500, 1, 1), 0, 0)
+    cpu = torch.device("cpu")
+    assert loaders.training_loader(train, batches, 1, cpu).persistent_workers
+    assert not loaders.validation_loader(val, loaders.RankShard(9, 0, 1), 3, 1, cpu).persistent_workers

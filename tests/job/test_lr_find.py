@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
@@ -100,8 +101,9 @@ def run(job_input: JobInput, factory: Callable[[], nn.Module] = mlp) -> LrResult
     return lr_find.range_test(job_input, "digest", factory, blobs(), CPU, lambda _progress: None)
 
 
-def quiet_sweeper(spec: SweepSpec) -> Sweeper:
-    return Sweeper(WORKLOAD, spec, CPU, Pace("lr-find", spec.iterations, 16, lambda: 0.0, lambda _progress: None))
+def quiet_sweeper(spec: SweepSpec, on_progress: Callable[[Progress], None] = lambda _progress: None) -> Sweeper:
+    ticks = count(0.0, 2.0)
+    return Sweeper(WORKLOAD, spec, CPU, Pace("lr-find", spec.iterations, 16, lambda: next(ticks), on_progress))
 
 
 def endless(gain: float = 1.0, seen: list[int] | None = None) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -119,7 +121,8 @@ def test_a_curve_that_learns_gets_an_lr_and_says_how_it_was_measured() -> None:
     assert result.sweep.runs == 3
     assert result.input_sha256 == "digest"
     assert result.noise_scale is not None
-    assert (result.noise_scale.micro_batches, result.noise_scale.micro_batch_size) == (16, 16)
+    # 203 samples hold 12 full micro-batches: a thirteenth would repeat samples of the first.
+    assert (result.noise_scale.micro_batches, result.noise_scale.micro_batch_size) == (12, 16)
     assert result.measured.step_seconds > 0
     assert result.measured.samples_per_second == pytest.approx(16 / result.measured.step_seconds)
     assert LrResult.from_json(result.to_json()) == result
@@ -131,6 +134,18 @@ def test_learning_rates_rise_geometrically_from_lr_min_to_lr_max() -> None:
     assert curve.learning_rates == pytest.approx([10 ** (-4 + i / 2) for i in range(5)])
     assert curve.learning_rates[0] == 1e-4
     assert curve.learning_rates[-1] == curve.stopped_at_lr == 1e-2
+
+
+def test_data_too_small_for_a_noise_scale_still_gives_curves() -> None:
+    result = run(job(replace(SWEEP, noise_micro_batches=16), per_gpu=32))
+    assert result.noise_scale is None
+    assert result.curves == run(job(per_gpu=32)).curves
+
+
+def test_the_precision_recorded_is_the_one_the_device_ran() -> None:
+    for asked, ran in (("16-mixed", "bf16-mixed"), ("bf16-mixed", "bf16-mixed"), ("fp32", "fp32")):
+        workload = replace(WORKLOAD, precision=asked)  # type: ignore[arg-type] # the literals of the line above
+        assert run(job(replace(SWEEP, iterations=2), workload=workload)).precision == ran
 
 
 @pytest.mark.parametrize("factory", [mlp, restless])
@@ -176,7 +191,7 @@ def test_nan_stops_the_sweep_and_is_not_recorded() -> None:
 
 
 def test_a_network_that_is_nan_from_the_start_still_gives_a_result() -> None:
-    result = run(job(replace(SWEEP, noise_micro_batches=4)), lambda: Poisoned(after=0))
+    result = run(job(replace(SWEEP, noise_micro_batches=8)), lambda: Poisoned(after=0))
     assert result.curves[0].losses == []
     assert result.noise_scale is None
     answer = suggest(LrResult.from_json(result.to_json()), "edge")
@@ -204,12 +219,15 @@ def test_parameter_groups_keep_the_ratio_of_their_lrs() -> None:
 def test_a_step_the_scaler_skips_is_no_point_and_is_tried_again_at_the_same_lr() -> None:
     network = mlp()
     seen: list[int] = []
+    progress: list[Progress] = []
     spec = replace(SWEEP, iterations=30, lr_min=1e-9, lr_max=1e-6)
     # A scale that overflows float32 gradients for a while, as 2^16 does those of float16.
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9)
-    curve = quiet_sweeper(spec).sweep(network, optimizer, scaler, endless(gain=100.0, seen=seen), 0)
+    sweeper = quiet_sweeper(spec, progress.append)
+    curve = sweeper.sweep(network, optimizer, scaler, endless(gain=100.0, seen=seen), 0)
     assert curve.stop_reason == "completed"
+    assert sorted({line.done for line in progress}) == list(range(31))
     assert curve.learning_rates == pytest.approx([1e-9 * 10 ** (3 * i / 29) for i in range(30)])
     assert len(seen) > 30
 
@@ -256,7 +274,7 @@ def test_an_input_that_is_no_range_test_on_one_gpu_is_refused(broken: JobInput, 
 
 
 def test_as_a_job_it_reads_its_input_and_writes_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    text = job(replace(SWEEP, iterations=4, noise_micro_batches=2), per_gpu=8).to_json()
+    text = job(replace(SWEEP, iterations=4, noise_micro_batches=8), per_gpu=8).to_json()
     (tmp_path / "input.json").write_text(text)
     assert lr_find.main([str(tmp_path / "input.json"), str(tmp_path)]) == 0
     result = LrResult.from_json((tmp_path / LR_RESULT_FILE).read_text())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gpuplan_job import noise
+from gpuplan_job.sampling import EpochLayout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -108,6 +109,34 @@ def test_an_unused_parameter_counts_nothing() -> None:
 def test_a_gradient_that_is_not_finite_is_no_measurement() -> None:
     network = Point(torch.full((3,), math.nan))
     assert noise.measure(network, samples(4, 8, torch.zeros(3), 1.0), half_distance, "fp32", CPU) is None
+
+
+@pytest.mark.parametrize(
+    ("samples", "count"),
+    [(16 * 20, 16), (16 * 16, 16), (16 * 12 + 1, 11), (16 * 12 + 5, 12), (16 * 8, 8), (16 * 8 - 1, 0), (16, 0)],
+)
+def test_the_full_micro_batches_of_one_epoch_are_measured_or_none_where_they_are_few(samples: int, count: int) -> None:
+    # A single sample left over joins the last step, which is then longer than a full one.
+    assert noise.micro_batches(16, EpochLayout(samples, 16, 1, 1)) == count
+
+
+def test_asking_for_too_few_micro_batches_measures_none() -> None:
+    layout = EpochLayout(16 * 20, 16, 1, 1)
+    assert noise.micro_batches(0, layout) == noise.micro_batches(noise.LEAST_MICRO_BATCHES - 1, layout) == 0
+
+
+def test_where_the_device_runs_bfloat16_no_pass_is_lost_to_the_loss_scale_of_float16() -> None:
+    passes: list[Tensor] = []
+
+    def counted(outputs: Tensor, targets: Tensor) -> Tensor:
+        passes.append(outputs)
+        return half_distance(outputs, targets)
+
+    # Its squared gradient is finite, and 2^32 times as much is not.
+    network = Point(torch.full((1,), 1e18))
+    found = noise.measure(network, [(torch.zeros(8, 1), torch.zeros(8, 1))] * 2, counted, "16-mixed", CPU)
+    assert found is not None
+    assert len(passes) == 2
 
 
 @pytest.mark.parametrize("sizes", [[], [6], [6, 5]])

@@ -34,6 +34,27 @@ def test_auto_without_a_gpu_is_the_cpu_and_cpu_always_is() -> None:
     assert runtime.device("cpu", 3) == CPU
 
 
+@pytest.mark.parametrize("requested", ["auto", "cuda"])
+def test_a_gpu_that_is_there_but_fails_is_an_error_and_never_the_cpu(requested: Literal["auto", "cuda"]) -> None:
+    machine = runtime.Accelerators(gpus=2, fault=lambda rank: f"no kernel image for GPU {rank}", mps=True)
+    with pytest.raises(JobError, match=f"--device {requested}: no kernel image for GPU 1") as caught:
+        runtime.device(requested, 1, 2, machine)
+    assert caught.value.kind == "device"
+
+
+def test_auto_with_fewer_gpus_than_processes_is_the_cpu_on_every_rank() -> None:
+    machine = runtime.Accelerators(gpus=1, fault=lambda _rank: None, mps=False)
+    assert {runtime.device("auto", rank, 2, machine) for rank in (0, 1)} == {CPU}
+    with pytest.raises(JobError, match="2 processes need a GPU each, torch sees 1"):
+        runtime.device("cuda", 0, 2, machine)
+
+
+def test_auto_takes_an_apple_gpu_for_a_single_process() -> None:
+    machine = runtime.Accelerators(gpus=0, fault=lambda _rank: None, mps=True)
+    assert runtime.device("auto", 0, 1, machine).type == "mps"
+    assert runtime.device("auto", 0, 2, machine) == CPU
+
+
 def test_mps_for_several_processes_is_an_error() -> None:
     with pytest.raises(JobError, match="--device mps"):
         runtime.device("mps", 0, processes=2)
@@ -46,6 +67,15 @@ def test_half_precision_on_a_cpu_is_bfloat16_without_a_scaler() -> None:
     for precision, kind in (("16-mixed", torch.bfloat16), ("bf16-mixed", torch.bfloat16), ("fp32", torch.float32)):
         with runtime.autocast(precision, CPU):  # type: ignore[arg-type] # the literals of the line above
             assert nn.Linear(2, 2)(torch.ones(1, 2)).dtype == kind
+
+
+def test_half_precision_on_an_apple_gpu_is_bfloat16_without_a_scaler() -> None:
+    apple = torch.device("mps")
+    assert runtime.effective_precision("16-mixed", apple) == "bf16-mixed"
+    assert runtime.effective_precision("fp32", apple) == "fp32"
+    assert runtime.lightning_precision("16-mixed", apple) == "bf16-mixed"
+    assert not runtime.grad_scaler("16-mixed", apple).is_enabled()
+    assert runtime.effective_precision("16-mixed", torch.device("cuda", 1)) == "16-mixed"
 
 
 def test_one_seed_fixes_python_and_torch() -> None:

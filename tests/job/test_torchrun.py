@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torch
 from gpuplan_job.contract import BatchSpec, Failure, JobInput, Progress, TrainResult, sha256_hex
 
 pytestmark = pytest.mark.slow
+needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
 
 
 def start(folder: Path, job_input: JobInput) -> subprocess.Popen[str]:
@@ -62,16 +65,33 @@ def test_a_training_alone_writes_its_result_and_checkpoints(tmp_path: Path, trai
     assert reported[-1].values["val_accuracy"] == result.epochs[-1].val_accuracy
 
 
-@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
+def started(folder: Path, job_input: JobInput) -> subprocess.Popen[str]:
+    """Start a training and return once its first epoch has ended."""
+    process = start(folder, job_input)
+    assert process.stdout is not None
+    while True:
+        progress = Progress.from_line(process.stdout.readline().rstrip("\n"))
+        assert process.poll() is None
+        if progress is not None and "val_accuracy" in progress.values:
+            return process
+
+
+def ranks(folder: Path) -> list[int]:
+    """Return the processes that train, without torchrun and the launcher."""
+    return [pid for pid in of_job(folder) if b"RANK=" in Path(f"/proc/{pid}/environ").read_bytes()]
+
+
+def wait_until_empty(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while of_job(folder) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert of_job(folder) == []
+
+
+@needs_proc
 def test_a_stop_leaves_no_process_of_a_torchrun_behind(tmp_path: Path, train_input: JobInput) -> None:
     folder = tmp_path / "attempt"
-    process = start(folder, small(train_input, epochs=5000, world_size=2))
-    assert process.stdout is not None
-    epoch_ended = False
-    while not epoch_ended:
-        progress = Progress.from_line(process.stdout.readline().rstrip("\n"))
-        epoch_ended = progress is not None and "val_accuracy" in progress.values
-        assert process.poll() is None
+    process = started(folder, small(train_input, epochs=5000, world_size=2))
     assert len(of_job(folder)) >= 3
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
@@ -79,3 +99,23 @@ def test_a_stop_leaves_no_process_of_a_torchrun_behind(tmp_path: Path, train_inp
     assert of_job(folder) == []
     assert Failure.from_json((folder / "failure.json").read_bytes()).kind == "killed"
     assert not (folder / "tmp").exists()
+
+
+@needs_proc
+def test_a_killed_launcher_takes_torchrun_and_all_ranks_with_it(tmp_path: Path, train_input: JobInput) -> None:
+    folder = tmp_path / "attempt"
+    process = started(folder, small(train_input, epochs=5000, world_size=2))
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until_empty(folder)
+
+
+@needs_proc
+def test_a_killed_rank_ends_the_job_and_is_not_blamed_on_gpuplan(tmp_path: Path, train_input: JobInput) -> None:
+    folder = tmp_path / "attempt"
+    process = started(folder, small(train_input, epochs=5000, world_size=2))
+    os.kill(ranks(folder)[0], signal.SIGKILL)
+    process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert Failure.from_json((folder / "failure.json").read_bytes()).kind == "killed"
+    assert of_job(folder) == []

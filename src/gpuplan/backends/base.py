@@ -56,6 +56,8 @@ class JobStatus:
     state: JobState
     detail: str = ""
     """The service's own word for it, for people."""
+    exists: bool = True
+    """False: the backend knows no such job, it was never created or has been deleted."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,6 @@ def create(name: str, home: Path) -> Backend:
         raise UsageError(
             f"this installation has no backend {name!r}",
             why=did_you_mean(name, names()),
-            fix=f"--backend {names()[-1]}",
+            fix="--backend local --device cpu    rehearses it on this machine, with the same number of processes",
         ) from error
     return cast("Backend", module.create(home))

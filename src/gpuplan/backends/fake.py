@@ -80,7 +80,7 @@ class FakeBackend:
         """Return the script's next state."""
         name = handle.removeprefix(_SCHEME)
         if not self._path(name).exists():
-            return JobStatus(JobState.PENDING, "not created")
+            return JobStatus(JobState.PENDING, "not created", exists=False)
         job = self._read(name)
         self._write(name, replace(job, polls=job.polls + 1))
         return self._state(job)

@@ -87,13 +87,14 @@ class LocalBackend:
     def poll(self, handle: JobHandle) -> JobStatus:
         """Return the state the folder and the claim's lock tell."""
         folder = self._path(handle)
-        code = _exit_code(folder)
-        if code is None and _claim_is_held(folder):
+        # In this order: a launcher may start between two looks, and one that had started and holds nothing is dead.
+        started = _has_started(folder)
+        if _exit_code(folder) is None and _claim_is_held(folder):
             return JobStatus(JobState.RUNNING)
-        code = _exit_code(folder)  # the launcher may have ended between the two looks
+        code = _exit_code(folder)  # it may have ended between the looks
         if code is None:
-            if not _has_started(folder):
-                return JobStatus(JobState.PENDING, "not started")
+            if not started:
+                return JobStatus(JobState.PENDING, "not started", exists=folder.exists())
             # The launcher died without a word. Its ranks must not train on with nobody to account for them.
             _process_tree.end(folder, grace_seconds=1.0)
             return JobStatus(JobState.FAILED, "its process was killed")
@@ -123,6 +124,7 @@ class LocalBackend:
         """End the launcher and every process that carries the job's folder in its environment."""
         folder = self._path(handle)
         if not folder.exists():
+            _process_tree.end(folder, grace_seconds=_STOP_SECONDS)  # its folder may have been deleted under it
             return JobStatus(JobState.STOPPED, "never started")
         status = self.poll(handle)
         if status.state.terminal:
@@ -161,7 +163,8 @@ class LocalBackend:
 
     @staticmethod
     def _launch(folder: Path, argv: list[str]) -> None:
-        environment = os.environ | {contract.JOB_DIR_VARIABLE: str(folder)}
+        # The user's folder must not shadow the standard library: a stray random.py is no reason to fail.
+        environment = os.environ | {contract.JOB_DIR_VARIABLE: str(folder), "PYTHONSAFEPATH": "1"}
         with (folder / LOG_FILE).open("ab") as log:
             # Its own session: Ctrl-C in the client's terminal must not reach the job.
             process = subprocess.Popen(  # noqa: S603 - our own launcher, with a list of arguments

@@ -9,7 +9,9 @@ import importlib
 import inspect
 import json
 import os
+import re
 import sys
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -36,6 +38,7 @@ COMMANDS = {
     "init": "Write a commented gpuplan.toml and its JSON Schema.",
 }
 
+_VARIABLE = re.compile(r"GPUPLAN_[A-Z_]+")
 _EPILOG = "Start with: gpuplan plan    then: gpuplan launch"
 
 
@@ -85,28 +88,41 @@ def _root(*, version: bool = typer.Option(default=False, help="Print the version
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit with a documented status; the entry point of the `gpuplan` script."""
+    _replace_closed_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments or os.environ.get("GPUPLAN_DEBUG", "") not in {"", "0"}
     try:
         status = app(arguments, prog_name="gpuplan", standalone_mode=False)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo("\ninterrupted", err=True)
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
         # The reader of our output has gone (`gpuplan logs | head`): not an error, and nothing may be printed any more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - here every error ends, as words and a status
         if debug and not hasattr(error, "format_message"):
-            raise
+            traceback.print_exc()
         sys.exit(_report(error, as_json=_wants_json(arguments)))
     sys.exit(status if isinstance(status, int) else ExitCode.OK)
+
+
+def _replace_closed_streams() -> None:
+    """Let a command run whose stdout or stderr was closed by its caller (`>&-`): Python then has None there."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for the process's life
 
 
 def _report(error: Exception, *, as_json: bool) -> int:
     """Say what went wrong, on stderr and with -o json also on stdout, and return the exit status."""
     if hasattr(error, "format_message"):  # typer's own: an option or a command it does not know
-        error = UsageError(error.format_message().rstrip("."), fix="gpuplan --help    or    gpuplan COMMAND --help")
+        said = error.format_message().rstrip(".")
+        variable = _VARIABLE.search(said)
+        fix = f"unset {variable[0]}" if variable else "gpuplan --help    or    gpuplan COMMAND --help"
+        error = UsageError(said, fix=fix)
     if not isinstance(error, GpuplanError):
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
         error = GpuplanError(
@@ -136,5 +152,7 @@ def _lines(error: GpuplanError) -> list[str]:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    text = " ".join(arguments)
-    return any(form in text for form in ("-o json", "-ojson", "--output json", "--output=json"))
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    return any(
+        one in {"-ojson", "--output=json"} or (one in {"-o", "--output"} and two == "json") for one, two in pairs
+    )

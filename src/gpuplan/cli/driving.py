@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import signal
-import sys
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import typer
@@ -16,6 +16,7 @@ from gpuplan.backends import base as backends
 from gpuplan.cli.home import home
 from gpuplan.cli.options import Output
 from gpuplan.cli.progress import display
+from gpuplan.core import payload
 from gpuplan.core.clock import SystemClock
 from gpuplan.core.errors import ExitCode
 from gpuplan.engine.run import Engine
@@ -24,6 +25,7 @@ from gpuplan.reports.layout import console, show
 from gpuplan.reports.run_document import run_document
 from gpuplan.reports.run_text import run_text
 from gpuplan.store import lock
+from gpuplan_job.atomic import write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,6 +50,7 @@ def drive(run_id: str, store: RunStore, output: Output) -> None:
     with lock.hold(store.folder(run_id), run_id, clock):
         shown = display()
         _detach_on_hangup()
+        _say_if_changed(record)
         try:
             record = Engine(store, backend, clock, shown).drive(run_id)
         except KeyboardInterrupt:
@@ -57,9 +60,10 @@ def drive(run_id: str, store: RunStore, output: Output) -> None:
         finally:
             shown.close()
     if code is not None:
-        _say_detached(run_id)
-    typer.echo("", err=True)
-    report(record, store, output, code)
+        _say_detached(record)
+    with suppress(BrokenPipeError):  # whoever read the report has gone; the run's status still stands
+        typer.echo("", err=True)
+        report(record, store, output, code)
     raise typer.Exit(int(code if code is not None else record.exit_code or ExitCode.OK))
 
 
@@ -83,18 +87,29 @@ def draw(record: RunRecord, folder: Path) -> Path | None:
         return None
     path = folder / _PICTURE
     title = f"{record.plan.workload.model} on {record.plan.workload.data}, run {record.run_id}"
-    partial = path.with_suffix(".partial")
-    partial.write_text(curve_svg(result, record.decision, title), encoding="utf-8")
-    partial.replace(path)
+    try:
+        write_atomic(path, curve_svg(result, record.decision, title))
+    except OSError:  # a full or a read-only disk must not spoil the report
+        return path if path.exists() else None
     return path
 
 
-def _say_detached(run_id: str) -> None:
-    typer.echo(
-        f"\ndetached: the job goes on without this client\n"
-        f"  go on:  gpuplan resume {run_id}\n  stop:   gpuplan cancel {run_id}",
-        err=True,
-    )
+def _say_detached(record: RunRecord) -> None:
+    running = [step.name for step in record.steps if step.last and not step.last.state.terminal]
+    waiting = [step.name for step in record.steps if step.last is None]
+    told = f"{running[0]} goes on without this client" if running else "no job is running"
+    later = f"; {waiting[0]} starts only after resume" if waiting else ""
+    run_id = record.run_id
+    lines = [f"\ndetached: {told}{later}", f"  go on:  gpuplan resume {run_id}", f"  stop:   gpuplan cancel {run_id}"]
+    typer.echo("\n".join(lines), err=True)
+
+
+def _say_if_changed(record: RunRecord) -> None:
+    """Warn where gpuplan was changed since the run was planned: its remaining steps run other code."""
+    if payload.digest() != record.plan.provenance.payload_sha256:
+        typer.echo(
+            "note: gpuplan was changed since this run was planned; its remaining steps run the new code", err=True
+        )
 
 
 def _detach_on_hangup() -> None:
@@ -104,6 +119,6 @@ def _detach_on_hangup() -> None:
         del number, frame
         raise KeyboardInterrupt
 
-    for name in ("SIGTERM", "SIGHUP"):
-        if sys.platform != "win32":
-            signal.signal(getattr(signal, name), interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hangup means nothing
+            signal.signal(number, interrupt)

@@ -21,10 +21,13 @@ def home() -> Path:
         UsageError: GPUPLAN_HOME names a file.
     """
     named = os.environ.get("GPUPLAN_HOME")
-    path = Path(named).expanduser() if named else platformdirs.user_state_path("gpuplan")
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"{path} is not a folder", why="gpuplan keeps its runs there", fix="unset GPUPLAN_HOME")
-    return path.resolve()
+    try:
+        path = Path(named).expanduser() if named else platformdirs.user_state_path("gpuplan")
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"{path} is not a folder", why="gpuplan keeps its runs there", fix="unset GPUPLAN_HOME")
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a name too long, nobody's home, a NUL
+        raise UsageError(f"cannot use GPUPLAN_HOME={named!r}", why=str(error), fix="unset GPUPLAN_HOME") from error
 
 
 def store() -> RunStore:

@@ -15,16 +15,17 @@ from gpuplan.cli import plan as plan_command
 from gpuplan.cli.driving import drive
 from gpuplan.cli.home import home, store
 from gpuplan.cli.options import DebugOption, Given, Output, OutputOption, with_settings
-from gpuplan.cli.planning import build, plan_from
+from gpuplan.cli.planning import Planned, build, plan_from
 from gpuplan.core import names
-from gpuplan.core.errors import PlanRefusedError, UsageError
+from gpuplan.core.errors import ExitCode, PlanRefusedError, UsageError
 from gpuplan.core.failpoint import failpoint
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.planning.refuse import refuse
 from gpuplan.reports.layout import console, show
 from gpuplan.reports.plan_document import differences, from_document, workload_slug
 from gpuplan.reports.plan_text import plan_text
-from gpuplan.store.events import Planned
+from gpuplan.store import events as ev
+from gpuplan.workload.load import Layers
 
 _RANDOM_BITS = 20
 
@@ -43,21 +44,20 @@ def command(
 
     Ctrl-C detaches: the job goes on, and `gpuplan resume` takes the run up again.
     """
-    if dry_run and plan is None:
-        plan_command.present(plan_from(given), output, debug=debug, nothing_submitted=True)
-        return
-    agreed = _saved(plan, given) if plan else plan_from(given).plan
-    if dry_run or output is Output.TEXT:
-        show(plan_text(agreed, datetime.now(UTC).date()), console(stderr=not dry_run))
+    planned = Planned(_saved(plan, given), Layers(), given) if plan else plan_from(given)
     if dry_run:
+        plan_command.present(planned, output, debug=debug, nothing_submitted=True)
         return
+    agreed = planned.plan
+    if output is Output.TEXT:
+        show(plan_text(agreed, datetime.now(UTC).date()), console(stderr=True))
     refuse(agreed, agreed.provenance.settings.launch.max_cost, allow_retired=allow_retired)
     backends.create(agreed.backend, home())
     _ask(yes=yes)
     runs = store()
     run_id = names.run_id(workload_slug(agreed), datetime.now(UTC), secrets.randbits(_RANDOM_BITS))
     failpoint("before-create")
-    runs.create(run_id, Planned(plan=agreed))
+    runs.create(run_id, ev.Planned(plan=agreed))
     failpoint("after-planned")
     typer.echo(f"\nrun {run_id}", err=True)
     drive(run_id, runs, output)
@@ -68,7 +68,7 @@ def _saved(path: Path, given: Given) -> LaunchPlan:
     if given.values:
         raise UsageError(
             f"--plan fixes everything, but {', '.join(sorted(given.origins.values()))} was given as well",
-            fix=f"gpuplan launch --plan {path}",
+            fix=f"{_unset(given)}gpuplan launch --plan {path}",
         )
     try:
         text = path.read_text(encoding="utf-8")
@@ -93,5 +93,15 @@ def _ask(*, yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise UsageError("nobody is here to say yes", why="there is no terminal to ask on", fix="add --yes")
-    if not typer.confirm("\nStart?", default=False, err=True):
-        raise typer.Exit(2)
+    try:
+        agreed = typer.confirm("\nStart?", default=False, err=True)
+    except typer.Abort as error:  # Ctrl-C or the end of the input
+        raise KeyboardInterrupt from error
+    if not agreed:
+        raise typer.Exit(ExitCode.USAGE)
+
+
+def _unset(given: Given) -> str:
+    """Return the command that takes variables out of the way, where they are what is too much."""
+    variables = [origin for origin in given.origins.values() if not origin.startswith("--")]
+    return f"unset {' '.join(variables)}; " if variables else ""

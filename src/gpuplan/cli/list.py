@@ -29,7 +29,7 @@ def command(output: OutputOption = Output.TEXT, debug: DebugOption = False) -> N
             for r in records
         ]
         typer.echo(json.dumps({"schema": "gpuplan.list/1", "runs": rows}, indent=2))
-    elif records:
+    elif records or runs.run_ids():
         show([runs_table(records)], console())
     else:
         show([Line("no runs yet; start one: gpuplan launch")], console())

@@ -39,7 +39,8 @@ def command(
 def _print(backend: backends.Backend, handle: str, *, follow: bool, raw: bool) -> None:
     cursor = ""
     while True:
-        over = backend.poll(handle).state.terminal
+        status = backend.poll(handle)
+        over = status.state.terminal or not status.exists
         page = backend.logs(handle, cursor)
         cursor = page.cursor
         for line in page.lines:

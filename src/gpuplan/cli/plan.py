@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from gpuplan.backends import base as backends
 from gpuplan.cli.home import home
 from gpuplan.cli.options import DebugOption, Given, Output, OutputOption, with_settings
 from gpuplan.cli.planning import Planned, plan_from
@@ -17,6 +18,7 @@ from gpuplan.planning.refuse import refuse
 from gpuplan.reports.layout import Facts, console, show
 from gpuplan.reports.plan_document import to_document
 from gpuplan.reports.plan_text import next_commands, plan_text
+from gpuplan_job.atomic import write_atomic
 
 
 @with_settings
@@ -62,6 +64,7 @@ def _next(planned: Planned) -> Facts:
     settings = planned.plan.provenance.settings
     try:
         refuse(planned.plan, settings.launch.max_cost, allow_retired=False)
+        backends.create(planned.plan.backend, home())
     except GpuplanError as error:
         return Facts((("launch", f"would be refused: {error.what}"), ("fix", error.fix)))
     return next_commands(planned.given.arguments())
@@ -74,12 +77,8 @@ def save(planned: Planned, out: Path) -> None:
         UsageError: the file cannot be written.
     """
     text = json.dumps(to_document(planned.plan, home()), indent=2, ensure_ascii=False) + "\n"
-    partial = out.with_name(out.name + ".partial")
     try:
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        raise UsageError(
-            f"cannot write {out}", why=error.strerror or str(error), fix="--out <a writable path>"
-        ) from error
+        write_atomic(out, text)
+    except (OSError, ValueError) as error:  # ValueError: the path has no name, as `.` and `/` have none
+        raise UsageError(f"cannot write {str(out)!r}", why=str(error), fix="--out plan.json") from error
     typer.echo(f"saved {out}    next: gpuplan launch --plan {out}", err=True)

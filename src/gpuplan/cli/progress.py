@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 import typer
@@ -56,7 +57,7 @@ class Plain:
     def event(self, event: ev.Event) -> None:
         """Print the events a person cares about."""
         for line in event_lines(event):
-            typer.echo(line, err=True)
+            _say(line)
 
     def progress(self, progress: Progress) -> None:
         """Print a line if the phase is new or the last line is old."""
@@ -66,10 +67,16 @@ class Plain:
             return
         self._last, self._phase = now, progress.phase
         line = f"  {progress.step}: {progress.phase}, step {progress.done} of {progress.total}  {values_text(progress)}"
-        typer.echo(line.rstrip(), err=True)
+        _say(line.rstrip())
 
     def close(self) -> None:
         """Nothing to leave."""
+
+
+def _say(line: str) -> None:
+    """Print to stderr; that nobody reads it any more is no reason to leave a run undriven."""
+    with suppress(BrokenPipeError):
+        typer.echo(line, err=True)
 
 
 class Live:

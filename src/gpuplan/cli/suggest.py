@@ -84,7 +84,7 @@ def _table(decisions: list[Decision]) -> Table:
 def _use(decision: Decision) -> list[tuple[str, str]]:
     if decision.training_learning_rate is None:
         return [("next", decision.fix)]
-    return [("next", f"gpuplan launch --lr {learning_rate(decision.training_learning_rate)} ...")]
+    return [("use", f"launch again with the same options and --lr {learning_rate(decision.training_learning_rate)}")]
 
 
 def _lr(value: float | None) -> str:

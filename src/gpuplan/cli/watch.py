@@ -29,9 +29,12 @@ def command(run: RunArgument = None, output: OutputOption = Output.TEXT, debug: 
             record = runs.record(run_id)
             backend = backends.create(record.plan.backend, home())
             for step in record.steps:
-                if step.last and not step.last.state.terminal and step.last.handle not in followed:
-                    followed.add(step.last.handle)
-                    _follow(step.name, step.last, backend, clock, shown)
+                last = step.last
+                if last is None or last.state.terminal or last.handle in followed:
+                    continue
+                if backend.poll(last.handle).exists:
+                    followed.add(last.handle)
+                    _follow(step.name, last, backend, clock, shown)
             record = runs.record(run_id)
             if record.exit_code is not None or not lock.is_held(runs.folder(run_id)):
                 break

@@ -93,20 +93,31 @@ def as_data(result: LrResult | TrainResult) -> dict[str, Any]:
 
 
 def _over_budget(record: RunRecord, new: ev.Replanned) -> bool:
+    """Tell whether what was spent and the training's p90 pass the limit; a cost that is not known passes any."""
     limit = record.plan.provenance.settings.launch.max_cost
-    if limit is None or isinstance(new.cost_usd, Unknown):
+    if limit is None:
         return False
-    return new.cost_usd.p90 > limit
+    spent = _spent(record)
+    return isinstance(spent, Unknown) or isinstance(new.cost_usd, Unknown) or spent + new.cost_usd.p90 > limit
+
+
+def _spent(record: RunRecord) -> Decimal | Unknown:
+    costs = [attempt.cost_usd for step in record.steps for attempt in step.attempts if attempt.cost_usd is not None]
+    missing = next((cost for cost in costs if isinstance(cost, Unknown)), None)
+    return missing or sum((cost for cost in costs if isinstance(cost, Decimal)), _NOTHING)
 
 
 def _budget_failure(record: RunRecord, step: StepPlan, attempt: int, new: ev.Replanned) -> ev.Failed:
     limit = record.plan.provenance.settings.launch.max_cost or _NOTHING
-    p90 = _NOTHING if isinstance(new.cost_usd, Unknown) else new.cost_usd.p90
+    spent = _spent(record)
+    known = isinstance(spent, Decimal) and not isinstance(new.cost_usd, Unknown)
+    p90 = f"p90 cost is {usd(new.cost_usd.p90)}" if not isinstance(new.cost_usd, Unknown) else "cost is not known"
+    before = f" after {usd(spent)} spent" if known and isinstance(spent, Decimal) else ""
     return ev.Failed(
         step=step.name,
         attempt=attempt,
         exit_code=ExitCode.OVER_BUDGET,
-        message=f"with the measured step time the training's p90 cost is {usd(p90)}, over --max-cost {usd(limit)}",
+        message=f"with the measured step time the training's {p90}{before}: over --max-cost {usd(limit)}",
         why="lr-find measured the speed; the training was not started",
         fix="fewer --epochs, another --instance, or a higher --max-cost",
     )

@@ -88,7 +88,11 @@ class Engine:
         except StoreError:
             raise  # it could not be recorded either
         except GpuplanError as error:
+            if self._cancelling(run_id):
+                return self._cancelled(run_id, job)
             return self._fail(run_id, job, error, error.exit_code)
+        if handle is None:
+            return self._cancelled(run_id, job)
         # An error while waiting is no end of the job: it is raised, the attempt stays open, and resume adopts it.
         status = self._wait(run_id, job, handle)
         failpoint("after-job-ended")
@@ -105,8 +109,11 @@ class Engine:
                 status = confirm_stopped(self.backend, attempt)
                 self._note(record.run_id, observed(record, step.name, attempt.number, status, self.clock.now()))
 
-    def _submit(self, record: RunRecord, step: StepPlan, job: JobInput) -> str:
-        """Record the intent, make the call, record the handle; a job that already has its handle is left alone."""
+    def _submit(self, record: RunRecord, step: StepPlan, job: JobInput) -> str | None:
+        """Record the intent, make the call, record its answer; a job that is known to exist is left alone.
+
+        Returns the handle, or None if a cancel was asked for before the call.
+        """
         last = record.step(step.name).last
         if last is not None and last.number == job.attempt and last.submitted:
             return last.handle
@@ -124,6 +131,8 @@ class Engine:
             ),
         )
         failpoint("after-intent")
+        if self._cancelling(record.run_id):
+            return None
         handle = self.backend.submit(request)
         failpoint("after-submit-before-record")
         self._note(record.run_id, ev.Submitted(step=step.name, attempt=job.attempt))
@@ -139,7 +148,7 @@ class Engine:
         return wait(handle, self.backend, self.clock, self.observer, on_change)
 
     def _take_result(self, run_id: str, step: StepPlan, job: JobInput, handle: str, status: JobStatus) -> RunRecord:
-        if status.state is not JobState.SUCCEEDED and self.store.record(run_id).state == "cancelling":
+        if status.state is not JobState.SUCCEEDED and self._cancelling(run_id):
             return self._note(run_id, ev.Cancelled())
         if status.state is not JobState.SUCCEEDED:
             error = conclude.job_error(run_id, job, status, verify.failure(self.backend, handle))
@@ -165,6 +174,17 @@ class Engine:
             record = self._note(record.run_id, event)
             failpoint("after-conclusion")
         return record
+
+    def _cancelling(self, run_id: str) -> bool:
+        return self.store.record(run_id).state == "cancelling"
+
+    def _cancelled(self, run_id: str, job: JobInput) -> RunRecord:
+        """End an attempt that a cancel overtook on its way to being a job."""
+        record = self.store.record(run_id)
+        attempt = next(a for a in record.step(job.step).attempts if a.number == job.attempt)
+        status = confirm_stopped(self.backend, attempt)
+        self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
+        return self._note(run_id, ev.Cancelled())
 
     def _fail(self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode) -> RunRecord:
         failed = ev.Failed(

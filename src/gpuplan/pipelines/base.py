@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING, cast
 
 from gpuplan import pipelines
@@ -9,9 +10,9 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.planning.batch import BatchPlan, plan_batches
-from gpuplan.planning.cost import total
+from gpuplan.planning.cost import Rate, total
 from gpuplan.planning.placement import device, place_training
-from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total
+from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
 from gpuplan.planning.throughput import Hours
 from gpuplan.planning.warnings import warnings_for
 from gpuplan_job import discover
@@ -78,7 +79,7 @@ def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequenc
         data=inputs.data,
         batch=batch,
         steps=tuple(steps),
-        total=Total(time_hours=_total_hours(steps), cost_usd=total({step.name: step.cost_usd for step in steps})),
+        total=Total(time_hours=_total_hours(steps), cost_usd=_total_cost(steps)),
         lr=LrPlan(
             rule=settings.lr.rule,
             transfer=settings.lr.transfer,
@@ -113,6 +114,15 @@ def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:
         seed=workload.seed,
         workers=workload.workers,
     )
+
+
+def _total_cost(steps: Sequence[StepPlan]) -> TotalCost | Unknown:
+    cost = total({step.name: step.cost_usd for step in steps})
+    if isinstance(cost, Unknown):
+        return cost
+    free = all(isinstance(step.rate_usd_per_hour, Rate) and step.rate_usd_per_hour.amount == 0 for step in steps)
+    worst = Decimal(0) if free else Unknown(unknown="this plan sends no time limit with its jobs")
+    return TotalCost(p50=cost.p50, p90=cost.p90, worst_case=worst)
 
 
 def _total_hours(steps: Sequence[StepPlan]) -> Hours | Unknown:

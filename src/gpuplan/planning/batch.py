@@ -84,7 +84,7 @@ def plan_batches(
             raise UsageError(
                 f"the data have {samples:,} training samples, fewer than one global batch of {batch.global_batch:,}",
                 why=f"{step}: {batch.per_gpu} per GPU x {batch.world_size} GPUs x {batch.accumulation} accumulated",
-                fix=f"{flag} {max(1, samples // (batch.world_size * batch.accumulation))} or less",
+                fix=_smaller(samples, batch, flag),
             )
     return BatchPlan(
         lr_find=lr_find,
@@ -93,3 +93,11 @@ def plan_batches(
         finder_steps_per_epoch=EpochLayout(samples, lr_find.per_gpu, 1, 1).steps,
         override=override,
     )
+
+
+def _smaller(samples: int, batch: StepBatch, flag: str) -> str:
+    """Return the flag that makes a global batch fit the samples."""
+    per_gpu = samples // (batch.world_size * batch.accumulation)
+    if per_gpu >= 1:
+        return f"{flag} {per_gpu} or less"
+    return f"--world-size {max(1, samples // batch.accumulation)} or less, with a smaller {flag}"

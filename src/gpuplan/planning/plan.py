@@ -5,6 +5,7 @@ Pipelines build it, the engine follows it, reports print it. It holds no handle,
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Literal
 
 from pydantic import Field
@@ -55,11 +56,17 @@ class StepPlan(Frozen):
     cost_usd: Cost | Unknown
 
 
+class TotalCost(Cost):
+    """US dollars of all steps; the worst case is what the limits sent with the jobs allow."""
+
+    worst_case: Decimal | Unknown
+
+
 class Total(Frozen):
     """Sums over the steps."""
 
     time_hours: Hours | Unknown
-    cost_usd: Cost | Unknown
+    cost_usd: TotalCost | Unknown
 
 
 class LrPlan(Frozen):

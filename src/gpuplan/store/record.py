@@ -59,6 +59,8 @@ class StepRecord(Frozen):
         """The step in one word: `waiting`, a job state, or `verifying` while a finished job's result is not in."""
         if self.last is None:
             return "waiting"
+        if self.last.failed and not self.done:
+            return JobState.FAILED.value
         if self.last.state is JobState.SUCCEEDED and not self.done:
             return "verifying"
         return self.last.state.value
@@ -157,6 +159,7 @@ class _Builder:
                 self._values["lr_result" if event.kind == "measured" else "train_result"] = event.result
             case ev.Failed():
                 self._change(event, failed=True)
+                self._end(event, at)
             case _:
                 pass
 
@@ -217,6 +220,11 @@ class _Builder:
         for index, attempt in enumerate(attempts):
             if attempt.number == event.attempt:
                 attempts[index] = attempt.model_copy(update=changes)
+
+    def _end(self, event: ev.OfAttempt, at: datetime) -> None:
+        """Give an attempt its end where no job's end was seen."""
+        if any(a.number == event.attempt and a.ended_at is None for a in self._of(event.step)):
+            self._change(event, ended_at=at)
 
     def _of(self, step: str) -> list[Attempt]:
         if step not in self._attempts:

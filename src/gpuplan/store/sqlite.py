@@ -115,9 +115,12 @@ class RunStore:
             StoreError: the log is damaged.
         """
         try:
-            return fold(run_id, self.events(run_id))
+            record = fold(run_id, self.events(run_id))
+            # Read here what others will: a result of another version is a damaged log, not their surprise.
+            record.measured(), record.trained(), record.exit_code
         except ValueError as error:
             raise _broken(self.folder(run_id) / _LOG, str(error)) from error
+        return record
 
     def _append(self, run_id: str, event: Event) -> None:
         body = EVENT.dump_json(event, by_alias=True, exclude_none=True).decode()
@@ -159,8 +162,8 @@ def _explained(folder: Path) -> Iterator[None]:
             ) from error
         if "full" in message or "disk I/O" in message or "readonly" in message or "unable to open" in message:
             raise StoreError(
-                f"cannot write the run store in {folder}: {message}",
-                why="the disk is full or the folder is not writable; nothing was started by this step",
+                f"cannot use the run store in {folder}: {message}",
+                why="the disk is full or the folder is not writable (reading needs that, too); nothing was started",
                 fix="free space, or: export GPUPLAN_HOME=<a writable folder>",
             ) from error
         raise _broken(folder / _LOG, message) from error

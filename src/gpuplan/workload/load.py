@@ -44,17 +44,7 @@ def read_config(path: Path) -> dict[str, object]:
     Raises:
         UsageError: unreadable, not TOML (with line and column), an unknown section or key.
     """
-    fix = "gpuplan init --force writes a fresh commented one"
-    try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            raise UsageError(f"{path} is over 1 MB: not a gpuplan configuration", fix=fix)
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}", why=error.strerror or str(error), fix="gpuplan init") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path} is not UTF-8 text", why=str(error), fix=fix) from error
-    except (ValueError, RecursionError) as error:  # not TOML, or a number of thousands of digits
-        raise UsageError(f"{path} is not valid TOML", why=str(error), fix=fix) from error
+    document = _parsed(path)
     values: dict[str, object] = {}
     for section, content in document.items():
         if section not in SECTIONS:
@@ -67,6 +57,22 @@ def read_config(path: Path) -> dict[str, object]:
                 raise UsageError(f"{path}: unknown key {name!r} in [{section}]", why=did_you_mean(name, known))
             values[f"{section}.{name}"] = value
     return values
+
+
+def _parsed(path: Path) -> dict[str, object]:
+    fix = "gpuplan init --force writes a fresh commented one"
+    try:
+        if path.exists() and not path.is_file():
+            raise UsageError(f"cannot read {path}", why="it is not a file", fix="gpuplan init")
+        if path.stat().st_size > _MAX_CONFIG_BYTES:
+            raise UsageError(f"{path} is over 1 MB: not a gpuplan configuration", fix=fix)
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}", why=error.strerror or str(error), fix="gpuplan init") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path} is not UTF-8 text", why=str(error), fix=fix) from error
+    except (ValueError, RecursionError) as error:  # not TOML, or a number of thousands of digits
+        raise UsageError(f"{path} is not valid TOML", why=str(error), fix=fix) from error
 
 
 def validate(layers: Layers) -> Settings:

@@ -22,6 +22,10 @@ _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CROP_SIDE = 64
 """Pixels from which on a random crop of any scale still shows its subject."""
 _RESIZE_TO_CROP = 256 / 224
+_16_TO_8_BITS = 1 / 257
+"""65535 to 255. Pillow's own conversion clips instead, which turns nearly every 16-bit image white."""
+_UNBOUNDED_MODES = ("I", "F")
+"""32-bit integers and floats: the file does not say which value is white."""
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
@@ -35,14 +39,25 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         path, label = self.listing[index]
         try:
             with Image.open(path) as image:
-                pixels = image.convert("RGB")
+                mode = image.mode
+                pixels = None if mode in _UNBOUNDED_MODES else _rgb(image)
         # Pillow's decoders raise all of these on damaged files.
         except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
             raise DataError(f"cannot read the image {path}: {error}; replace or remove it") from error
+        if pixels is None:
+            raise DataError(f"the image {path} has pixels of Pillow's mode {mode}: convert it to 8 bits per channel")
         return self.transform(pixels), label
 
     def __len__(self) -> int:
         return len(self.listing)
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if not image.mode.startswith("I;16"):
+        return image.convert("RGB")
+    # The half makes of Pillow's truncation a rounding; only mode I is scaled whatever the byte order.
+    grey = image.convert("I").point(lambda value: value * _16_TO_8_BITS + 0.5)
+    return grey.convert("L").convert("RGB")
 
 
 def training_transform(side: int) -> Callable[[Image.Image], Tensor]:

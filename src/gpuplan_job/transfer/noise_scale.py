@@ -32,6 +32,7 @@ def note(transfer: Transfer) -> str | None:
     """Say so where the square root stands in for a missing measurement."""
     if transfer.noise_scale is None and transfer.batch_to != transfer.batch_from:
         return (
-            "the gradient noise scale was not measured or carried no signal: the square root of the batch ratio is used"
+            "the gradient noise scale carried no signal or was not measured, as on data of too few micro-batches: "
+            "the square root of the batch ratio is used"
         )
     return None

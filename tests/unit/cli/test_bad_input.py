@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -267,6 +269,75 @@ def test_an_error_is_a_json_document_where_json_was_asked_for(run: Run) -> None:
     assert document["schema"] == "gpuplan.error/1"
     assert document["exit_code"] == 2
     assert document["error"]["what"] in err
+
+
+@pytest.mark.parametrize("out", ["", ".", "/", "no/such/folder/plan.json"])
+def test_a_plan_that_cannot_be_saved_says_so(run: Run, out: str) -> None:
+    code, _, err = run("plan", "--out", out)
+    assert code == 2
+    assert "cannot write" in err
+
+
+@pytest.mark.parametrize("home", ["~nobody-of-this-name/x", "/" + "x" * 300])
+def test_a_home_that_names_nothing_is_refused(run: Run, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUPLAN_HOME", home)
+    code, _, err = run("launch", "--backend", "fake", "--yes")
+    assert code == 2
+    assert "GPUPLAN_HOME" in err
+
+
+def test_a_configuration_that_is_no_file_is_refused_and_not_read(run: Run) -> None:
+    assert run("plan", "--config", "/dev/zero")[0] == 2
+
+
+def test_debug_shows_where_and_keeps_status_and_document(run: Run) -> None:
+    code, out, err = run("plan", "--debug", "--instance", "nope", "-o", "json")
+    assert code == 2
+    assert "Traceback" in err
+    assert json.loads(out)["exit_code"] == 2
+
+
+def test_an_unknown_option_is_a_document_too_where_json_was_asked_for(run: Run) -> None:
+    code, out, _ = run("plan", "--frobnicate", "-o", "json")
+    assert code == 2
+    assert json.loads(out)["error"]["what"]
+
+
+def test_a_bad_variable_is_named_with_the_way_to_be_rid_of_it(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUPLAN_EPOCHS", "abc")
+    code, _, err = run("plan")
+    assert code == 2
+    assert "unset GPUPLAN_EPOCHS" in err
+
+
+def test_a_dry_run_of_a_saved_plan_is_a_document_where_json_was_asked_for(run: Run) -> None:
+    run("plan", "--backend", "fake", "--out", "plan.json")
+    code, out, _ = run("launch", "--plan", "plan.json", "--dry-run", "-o", "json")
+    assert code == 0
+    assert json.loads(out)["schema"] == "gpuplan.plan/1"
+
+
+def test_a_result_of_another_version_hides_no_other_run(run: Run, tmp_path: Path) -> None:
+    for _ in range(2):
+        run("launch", "--backend", "fake", "--yes")
+    logs = sorted((tmp_path / "home" / "runs").glob("*/events.sqlite3"))
+    with sqlite3.connect(logs[0]) as connection:
+        connection.execute("UPDATE events SET body = replace(body, 'best_epoch', 'best_era')")
+    connection.close()
+    code, out, err = run("list")
+    assert code == 0
+    assert logs[1].parent.name in out
+    assert logs[0].parent.name in err
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "| true"])
+def test_a_closed_stream_is_no_fault(tmp_path: Path, closed: str) -> None:
+    command = f"{sys.executable} -c 'from gpuplan.cli.app import main; main()' plan {closed}"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "error" not in done.stderr
 
 
 def test_user_text_cannot_leave_its_place(run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gpuplan_job.pace import Pace
 
@@ -78,3 +80,27 @@ def test_a_loss_that_is_not_finite_stays_out_of_the_progress() -> None:
     pace.stepped(0.1, float("nan"))
     assert "loss" not in seen[-1].values
     assert seen[-1].to_line()
+
+
+def test_a_step_that_was_not_taken_is_no_progress_and_not_timed() -> None:
+    pace, clock, seen = paced(4)
+    pace.begin("sweep 1 of 1", 0)
+    for seconds, taken in ((1.0, True), (1.0, True), (9.0, False), (9.0, False), (2.0, True), (2.0, True)):
+        clock.now += seconds
+        pace.stepped(0.1, 1.0, taken=taken)
+    assert [progress.done for progress in seen] == [0, 1, 2, 2, 2, 3, 4]
+    assert pace.step_seconds == 2.0
+
+
+@given(st.lists(st.integers(0, 12) | st.booleans(), max_size=40))
+def test_progress_never_goes_back_nor_beyond_its_total(moves: list[int | bool]) -> None:
+    pace, clock, seen = paced(10)
+    for move in moves:
+        clock.now += 2
+        if isinstance(move, bool):
+            pace.stepped(0.1, 1.0, taken=move)
+        else:
+            pace.begin("a phase", move)
+    done = [progress.done for progress in seen]
+    assert done == sorted(done)
+    assert all(0 <= count <= 10 for count in done)
