@@ -12,8 +12,9 @@ import traceback
 from typing import TYPE_CHECKING
 
 from gpuplan_job.atomic import write_once
-from gpuplan_job.contract import FAILURE_FILE, ContractError, Failure, FailureKind, JobInput
+from gpuplan_job.contract import FAILURE_FILE, Failure, FailureKind, JobInput
 from gpuplan_job.data import DataError
+from gpuplan_job.document import ContractError
 
 if TYPE_CHECKING:
     from pathlib import Path

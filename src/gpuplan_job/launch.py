@@ -28,8 +28,8 @@ from gpuplan_job.contract import (
     LR_RESULT_FILE,
     TRAIN_RESULT_FILE,
     JobInput,
-    canonical_json,
 )
+from gpuplan_job.document import canonical_json
 from gpuplan_job.failures import INSTALL_FIX, JobError, write_failure
 
 if TYPE_CHECKING:

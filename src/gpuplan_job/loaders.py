@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from gpuplan_job.contract import sha256_hex
+from gpuplan_job.document import sha256_hex
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sized

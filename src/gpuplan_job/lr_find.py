@@ -16,7 +16,8 @@ import torch
 
 from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import LR_RESULT_FILE, JobInput, LrResult, Measured, NoiseScale, sha256_hex
+from gpuplan_job.contract import LR_RESULT_FILE, JobInput, LrResult, Measured, NoiseScale
+from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError, write_failure
 from gpuplan_job.pace import Pace
 from gpuplan_job.sampling import EpochLayout

@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gpuplan_job import rules
-from gpuplan_job.contract import NoSuggestion, Suggestion
 from gpuplan_job.curve import divergence_lr, smooth
 from gpuplan_job.rules.base import Sweep
 
@@ -48,6 +47,29 @@ LARGEST_SHARE_OF_DIVERGENCE = 0.25
 """For SGD the LR that diverged lay 4 to 10 times above the best one."""
 _DIGITS = 4
 """Significant digits kept, so that the last bit of one machine's log10 cannot change a plan."""
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """An LR worth using, on one GPU at the sweep's batch."""
+
+    learning_rate: float
+    rule: str
+    band: tuple[float, float]
+    """Lowest and highest pick of the single runs."""
+    divergence_lr: float | None
+    """Smallest LR at which a sweep blew up; None: none did."""
+    verdict: Literal["ok"] = "ok"
+
+
+@dataclass(frozen=True)
+class NoSuggestion:
+    """Why no LR can be suggested from a range test, and what to do."""
+
+    verdict: Literal["flat", "diverged", "noisy"]
+    reason: str
+    fix: str
+    divergence_lr: float | None = None
 
 
 def suggest(result: LrResult, rule: str) -> Suggestion | NoSuggestion:

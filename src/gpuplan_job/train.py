@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from gpuplan_job import process_tree
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import TRAIN_RESULT_FILE, ContractError, JobInput, Measured, Progress, TrainResult, sha256_hex
+from gpuplan_job.contract import TRAIN_RESULT_FILE, JobInput, Measured, Progress, TrainResult
+from gpuplan_job.document import ContractError, sha256_hex
 from gpuplan_job.failures import JobError
 from gpuplan_job.process import Process
 from gpuplan_job.sampling import EpochLayout

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuplan_job import data, discover
-from gpuplan_job.contract import DataDescription, canonical_json
+from gpuplan_job.contract import DataDescription
+from gpuplan_job.document import canonical_json
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,8 @@ from gpuplan.planning.job_input import job_input
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.workload.load import Layers, validate
 from gpuplan_job import data
-from gpuplan_job.contract import ContractError, JobInput
+from gpuplan_job.contract import JobInput
+from gpuplan_job.document import ContractError
 
 PIPELINES = base.names()
 INSTANCES = ("local", "g5", "p4de")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from gpuplan_job.contract import ContractError, Failure, FailureKind, JobInput
+from gpuplan_job.contract import Failure, FailureKind, JobInput
 from gpuplan_job.data import DataError
+from gpuplan_job.document import ContractError
 from gpuplan_job.failures import JobError, classify, write_failure
 
 if TYPE_CHECKING:

@@ -22,14 +22,13 @@ from gpuplan_job.contract import (
     JobInput,
     LrResult,
     Progress,
-    Suggestion,
     SweepSpec,
     WorkloadSpec,
-    sha256_hex,
 )
+from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
 from gpuplan_job.pace import Pace
-from gpuplan_job.suggestion import suggest
+from gpuplan_job.suggestion import Suggestion, suggest
 from gpuplan_job.sweep import Sweeper
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpuplan_job.contract import BatchSpec, Failure, JobInput, Progress, TrainResult, sha256_hex
+from gpuplan_job.contract import BatchSpec, Failure, JobInput, Progress, TrainResult
+from gpuplan_job.document import sha256_hex
 
 pytestmark = pytest.mark.slow
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpuplan.backends.base import JobHandle, JobSpec, JobStatus, LogPage, Request
 from gpuplan.core.errors import GpuplanError
 from gpuplan.core.job_state import JobState
-from gpuplan_job import contract
+from gpuplan_job import contract, document
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -157,7 +157,7 @@ def _lr_result(job: contract.JobInput, sweep: contract.SweepSpec) -> contract.Lr
         run_id=job.run_id,
         step=job.step,
         attempt=job.attempt,
-        input_sha256=contract.sha256_hex(job.to_json()),
+        input_sha256=document.sha256_hex(job.to_json()),
         sweep=sweep,
         batch=job.batch,
         optimizer=job.workload.optimizer,
@@ -186,7 +186,7 @@ def _train_result(job: contract.JobInput) -> contract.TrainResult:
         run_id=job.run_id,
         step=job.step,
         attempt=job.attempt,
-        input_sha256=contract.sha256_hex(job.to_json()),
+        input_sha256=document.sha256_hex(job.to_json()),
         world_size=job.batch.world_size,
         learning_rate=learning_rate,
         epochs=epochs,

@@ -19,7 +19,7 @@ from gpuplan.backends import _process_tree
 from gpuplan.backends.base import JobHandle, JobSpec, JobStatus, LogPage, Request
 from gpuplan.core.errors import GpuplanError, UsageError
 from gpuplan.core.job_state import JobState
-from gpuplan_job import contract
+from gpuplan_job import contract, document
 
 LOG_FILE = "log.txt"
 _SCHEME = "local://"
@@ -70,7 +70,7 @@ class LocalBackend:
                 fix="pip install 'gpuplan[local]'",
             )
         folder = Path(request.body["folder"])
-        text = contract.canonical_json(request.body["input"])
+        text = document.canonical_json(request.body["input"])
         try:
             self._write_input(folder, text, request.name)
             if not _has_started(folder):

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from gpuplan_job.contract import canonical_json, sha256_hex
+from gpuplan_job.document import canonical_json, sha256_hex
 
 
 class Frozen(BaseModel):

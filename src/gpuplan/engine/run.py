@@ -19,7 +19,7 @@ from gpuplan.engine.cancel import confirm_stopped
 from gpuplan.engine.wait import wait
 from gpuplan.planning.job_input import job_input
 from gpuplan.store import events as ev
-from gpuplan_job.contract import canonical_json, sha256_hex
+from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
     from gpuplan.backends.base import Backend

@@ -12,13 +12,12 @@ from gpuplan_job.contract import (
     FAILURE_FILE,
     LR_RESULT_FILE,
     TRAIN_RESULT_FILE,
-    ContractError,
     Failure,
     JobInput,
     LrResult,
     TrainResult,
-    sha256_hex,
 )
+from gpuplan_job.document import ContractError, sha256_hex
 
 if TYPE_CHECKING:
     from gpuplan.backends.base import Backend

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.frozen import Frozen
 from gpuplan_job import transfer
-from gpuplan_job.contract import NoSuggestion
-from gpuplan_job.suggestion import suggest
+from gpuplan_job.suggestion import NoSuggestion, suggest
 from gpuplan_job.transfer.base import Transfer
 
 if TYPE_CHECKING:

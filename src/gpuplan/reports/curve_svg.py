@@ -14,9 +14,8 @@ from gpuplan.reports import _svg as svg
 from gpuplan.reports._axes import Axes, Frame, axes, finite
 from gpuplan.reports._labels import GAP, place
 from gpuplan_job import rules
-from gpuplan_job.contract import Suggestion
 from gpuplan_job.curve import smooth
-from gpuplan_job.suggestion import suggest
+from gpuplan_job.suggestion import Suggestion, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -15,7 +15,7 @@ from gpuplan.core.errors import PlanRefusedError, UsageError
 from gpuplan.core.names import slug
 from gpuplan.planning.job_input import job_input
 from gpuplan.planning.plan import LaunchPlan
-from gpuplan_job.contract import canonical_json, sha256_hex
+from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,16 +11,9 @@ from gpuplan.backends.base import JobSpec
 from gpuplan.backends.fake import FakeBackend, Script, create, synthetic_results
 from gpuplan.core.job_state import JobState
 from gpuplan.planning.job_input import job_input
-from gpuplan_job.contract import (
-    LR_RESULT_FILE,
-    TRAIN_RESULT_FILE,
-    JobInput,
-    LrResult,
-    Suggestion,
-    TrainResult,
-    sha256_hex,
-)
-from gpuplan_job.suggestion import suggest
+from gpuplan_job.contract import LR_RESULT_FILE, TRAIN_RESULT_FILE, JobInput, LrResult, TrainResult
+from gpuplan_job.document import sha256_hex
+from gpuplan_job.suggestion import Suggestion, suggest
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 
 from gpuplan_job.contract import (
     BatchSpec,
-    ContractError,
     Curve,
-    Document,
     EpochMetrics,
     Failure,
     JobInput,
@@ -28,8 +26,8 @@ from gpuplan_job.contract import (
     TrainResult,
     TrainSpec,
     WorkloadSpec,
-    canonical_json,
 )
+from gpuplan_job.document import ContractError, Document, canonical_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

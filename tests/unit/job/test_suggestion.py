@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuplan_job import rules
-from gpuplan_job.contract import BatchSpec, Curve, LrResult, Measured, NoSuggestion, Suggestion, SweepSpec
-from gpuplan_job.suggestion import LARGEST_SHARE_OF_DIVERGENCE, suggest
+from gpuplan_job.contract import BatchSpec, Curve, LrResult, Measured, SweepSpec
+from gpuplan_job.suggestion import LARGEST_SHARE_OF_DIVERGENCE, NoSuggestion, Suggestion, suggest
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -20,11 +20,10 @@ from gpuplan_job.contract import (
     JobInput,
     LrResult,
     NoiseScale,
-    Suggestion,
     SweepSpec,
     WorkloadSpec,
 )
-from gpuplan_job.suggestion import suggest
+from gpuplan_job.suggestion import Suggestion, suggest
 from gpuplan_job.transfer.base import Transfer
 
 if TYPE_CHECKING:
