@@ -6,6 +6,7 @@ The only module that opens a store. One file a run keeps a damaged one from hidi
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -75,9 +76,14 @@ class RunStore:
         Raises:
             StoreError: the folder cannot be written.
         """
-        with _explained(self.folder(run_id)):
-            self.folder(run_id).mkdir(parents=True)
-            self._append(run_id, first)
+        folder = self.folder(run_id)
+        with _explained(folder):
+            folder.mkdir(parents=True)
+            try:
+                self._append(run_id, first)
+            except sqlite3.DatabaseError:
+                shutil.rmtree(folder, ignore_errors=True)  # a run without its plan is none, and would only look damaged
+                raise
 
     def append(self, run_id: str, event: Event) -> None:
         """Append an event; when this returns it is on disk.

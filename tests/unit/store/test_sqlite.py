@@ -277,3 +277,27 @@ def test_a_run_folder_that_was_copied_elsewhere_is_the_same_run(begun: RunStore,
     shutil.copytree(begun.folder(RUN), tmp_path / "other" / "runs" / RUN)
     other = RunStore(tmp_path / "other", SystemClock())
     assert other.record(RUN) == begun.record(RUN)
+
+
+CREATE = """
+import resource, sys
+from pathlib import Path
+from gpuplan.core.clock import SystemClock
+from gpuplan.core.errors import StoreError
+from gpuplan.store.events import Resumed
+from gpuplan.store.sqlite import RunStore
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+store = RunStore(Path(sys.argv[1]), SystemClock())
+try:
+    store.create("digits-1", Resumed())
+except StoreError as error:
+    print(error.fix, store.run_ids())
+"""
+
+
+def test_a_run_that_could_not_be_begun_leaves_nothing_that_looks_damaged(home: Path) -> None:
+    code, out = finish(start(CREATE, home))
+    assert code == 0
+    assert out.strip().endswith("[]")
+    assert "GPUPLAN_HOME" in out
+    assert not list(home.glob("runs/*"))
