@@ -78,12 +78,25 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root(*, version: bool = typer.Option(default=False, help="Print the version and exit.", is_eager=True)) -> None:
-    """Plan, price and run PyTorch training on AWS GPUs, with the learning rate found on one of them."""
-    if version:
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - typer calls it with the flag's value
+    if asked:
         typer.echo(f"gpuplan {__version__}")
         raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: bool = typer.Option(
+        False,  # noqa: FBT003 - a flag's default
+        "--version",
+        help="Print the version and exit.",
+        callback=_print_version,
+        is_eager=True,
+    ),
+) -> None:
+    """Plan, price and run PyTorch training on AWS GPUs, with the learning rate found on one of them."""
+    del version
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -340,6 +340,12 @@ def test_a_closed_stream_is_no_fault(tmp_path: Path, closed: str) -> None:
     assert "error" not in done.stderr
 
 
+def test_the_version_is_printed_without_a_command(run: Run) -> None:
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out.startswith("gpuplan 0.")
+
+
 def test_user_text_cannot_leave_its_place(run: Run, tmp_path: Path) -> None:
     code, _, _ = run("launch", "--backend", "fake", "--yes", "--data", "fake:1x8x8:2:999", "--model", "resnet18")
     assert code == 0
