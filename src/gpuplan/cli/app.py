@@ -12,6 +12,7 @@ import os
 import re
 import sys
 import traceback
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -131,11 +132,12 @@ def _replace_closed_streams() -> None:
 
 def _report(error: Exception, *, as_json: bool) -> int:
     """Say what went wrong, on stderr and with -o json also on stdout, and return the exit status."""
-    if hasattr(error, "format_message"):  # typer's own: an option or a command it does not know
+    if hasattr(error, "format_message"):  # typer's own: no command at all, or an option or a command it does not know
         said = error.format_message().rstrip(".")
-        variable = _VARIABLE.search(said)
-        fix = f"unset {variable[0]}" if variable else "gpuplan --help    or    gpuplan COMMAND --help"
-        error = UsageError(said, fix=fix)
+        if said.startswith("Usage:"):
+            typer.echo(said, err=True)
+            return ExitCode.USAGE
+        error = UsageError(said, **_advice(said))
     if not isinstance(error, GpuplanError):
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
         error = GpuplanError(
@@ -155,6 +157,17 @@ def _report(error: Exception, *, as_json: bool) -> int:
     return int(ExitCode(error.exit_code))
 
 
+def _advice(said: str) -> dict[str, str]:
+    """Return why and fix for a complaint of typer's."""
+    if variable := _VARIABLE.search(said):
+        return {"fix": f"unset {variable[0]}"}
+    if wrong := re.match(r"No such command '(.*)'", said):
+        from gpuplan.core.names import did_you_mean
+
+        return {"why": did_you_mean(wrong[1], COMMANDS), "fix": "gpuplan --help"}
+    return {"fix": "gpuplan --help    or    gpuplan COMMAND --help"}
+
+
 def _lines(error: GpuplanError) -> list[str]:
     lines = [f"error: {error.what}"]
     if error.why:
@@ -165,7 +178,6 @@ def _lines(error: GpuplanError) -> list[str]:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    return any(
-        one in {"-ojson", "--output=json"} or (one in {"-o", "--output"} and two == "json") for one, two in pairs
-    )
+    if {"-ojson", "--output=json"} & set(arguments):
+        return True
+    return any(one in {"-o", "--output"} and two == "json" for one, two in pairwise(arguments))

@@ -68,6 +68,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (["resume", "no-such-run"], "no runs yet"),
         (["status"], "no runs yet"),
         (["frobnicate"], "frobnicate"),
+        (["lanch"], "did you mean 'launch'?"),
         (["plan", "--frobnicate"], "--frobnicate"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -338,6 +339,16 @@ def test_a_closed_stream_is_no_fault(tmp_path: Path, closed: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "error" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [[], ["profiles"]], ids=["gpuplan", "gpuplan profiles"])
+def test_no_command_is_answered_with_the_commands_there_are(run: Run, arguments: list[str]) -> None:
+    code, _, err = run(*arguments)
+    assert code == 2
+    assert err.startswith("Usage:")
+    assert "Commands:" in err
+    assert "error" not in err
+    assert "Traceback" not in err
 
 
 def test_the_version_is_printed_without_a_command(run: Run) -> None:
