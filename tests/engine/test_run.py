@@ -14,6 +14,7 @@ from gpuplan.backends.fake import FakeBackend, Script, synthetic_results
 from gpuplan.core.errors import ExitCode, GpuplanError, MayBeBillingError
 from gpuplan.core.job_state import JobState
 from gpuplan.engine.run import Engine
+from gpuplan.planning.cost import Cost
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.sqlite import RunStore
 from gpuplan_job.contract import FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure, JobInput
@@ -34,20 +35,20 @@ RUN = "digits-0000000000001"
 class Bench:
     """One run on a fake backend, driven as often as a test likes."""
 
-    def __init__(self, store: RunStore, clock: FakeClock, recorder: Recorder, root: Path) -> None:
-        self.store, self.clock, self.recorder, self.root = store, clock, recorder, root
+    def __init__(self, store: RunStore, clock: FakeClock, recorder: Recorder, root: Path, run: str = RUN) -> None:
+        self.store, self.clock, self.recorder, self.root, self.run = store, clock, recorder, root, run
 
     def backend(self, script: Script | None = None) -> FakeBackend:
         return FakeBackend(self.root, script)
 
     def start(self, plan: LaunchPlan) -> None:
-        self.store.create(RUN, Planned(plan=plan))
+        self.store.create(self.run, Planned(plan=plan))
 
     def drive(self, script: Script | None = None) -> RunRecord:
-        return Engine(self.store, self.backend(script), self.clock, self.recorder).drive(RUN)
+        return Engine(self.store, self.backend(script), self.clock, self.recorder).drive(self.run)
 
     def kinds(self) -> list[str]:
-        return [stored.event.kind for stored in self.store.events(RUN)]
+        return [stored.event.kind for stored in self.store.events(self.run)]
 
 
 @pytest.fixture
@@ -226,6 +227,27 @@ def test_the_measured_step_time_replaces_the_estimate_and_can_break_the_budget(
     assert len(bench.backend().created()) == 1
     bench.store.append(RUN, Resumed())
     assert bench.drive().exit_code is ExitCode.OVER_BUDGET, "resuming must not slip past the budget"
+
+
+def test_what_lr_find_spent_counts_against_the_budget(bench: Bench, make_plan: MakePlan) -> None:
+    def limited(limit: str) -> LaunchPlan:
+        plan = make_plan({"launch.instance": "g5", "launch.backend": "sagemaker"})
+        launch = plan.provenance.settings.launch.model_copy(update={"max_cost": Decimal(limit)})
+        settings = plan.provenance.settings.model_copy(update={"launch": launch})
+        return plan.model_copy(update={"provenance": plan.provenance.model_copy(update={"settings": settings})})
+
+    bench.start(limited("1000"))
+    free = bench.drive()
+    assert free.state == "succeeded"
+    assert free.replanned is not None
+    assert isinstance(free.replanned.cost_usd, Cost)
+    spent = free.step("lr-find").attempts[0].cost_usd
+    assert isinstance(spent, Decimal)
+    assert spent > 0
+    # Enough for the training's p90 alone, not for what is already spent as well.
+    tight = Bench(bench.store, bench.clock, bench.recorder, bench.root.with_name("tight"), "digits-0000000000002")
+    tight.start(limited(str(free.replanned.cost_usd.p90 + spent / 2)))
+    assert tight.drive().exit_code is ExitCode.OVER_BUDGET
 
 
 def test_an_error_while_polling_leaves_the_job_open_and_resume_adopts_it(bench: Bench, make_plan: MakePlan) -> None:

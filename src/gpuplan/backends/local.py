@@ -22,6 +22,7 @@ from gpuplan.core.job_state import JobState
 from gpuplan_job import contract, document
 
 LOG_FILE = "log.txt"
+_STOP_REQUEST = "stop-requested"
 _SCHEME = "local://"
 _LAUNCH_SECONDS = 20.0
 _STOP_SECONDS = 25.0  # more than the launcher's own grace before it kills
@@ -180,9 +181,6 @@ class LocalBackend:
                 why=f"exit code {process.returncode}" if process.returncode is not None else "it took no claim in time",
                 fix=f"read {folder / LOG_FILE}",
             )
-
-
-_STOP_REQUEST = "stop-requested"
 
 
 def _has_started(folder: Path) -> bool:

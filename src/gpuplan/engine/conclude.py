@@ -109,15 +109,14 @@ def _spent(record: RunRecord) -> Decimal | Unknown:
 
 def _budget_failure(record: RunRecord, step: StepPlan, attempt: int, new: ev.Replanned) -> ev.Failed:
     limit = record.plan.provenance.settings.launch.max_cost or _NOTHING
+    p90 = "cost is not known" if isinstance(new.cost_usd, Unknown) else f"p90 cost is {usd(new.cost_usd.p90)}"
     spent = _spent(record)
-    known = isinstance(spent, Decimal) and not isinstance(new.cost_usd, Unknown)
-    p90 = f"p90 cost is {usd(new.cost_usd.p90)}" if not isinstance(new.cost_usd, Unknown) else "cost is not known"
-    before = f" after {usd(spent)} spent" if known and isinstance(spent, Decimal) else ""
+    before = "an unknown amount" if isinstance(spent, Unknown) else usd(spent)
     return ev.Failed(
         step=step.name,
         attempt=attempt,
         exit_code=ExitCode.OVER_BUDGET,
-        message=f"with the measured step time the training's {p90}{before}: over --max-cost {usd(limit)}",
+        message=f"with the measured step time the training's {p90}, with {before} spent: over --max-cost {usd(limit)}",
         why="lr-find measured the speed; the training was not started",
         fix="fewer --epochs, another --instance, or a higher --max-cost",
     )

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.core.units import count, duration, gib_from_mib, learning_rate, significant, usd
+from gpuplan.core.units import count, duration, learning_rate, significant, usd
 from gpuplan.planning.cost import Cost, Rate
 from gpuplan.reports.layout import Facts, Line, Table
 
@@ -138,8 +138,3 @@ def _prices(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         age = f"{rate.as_of}, {(today - rate.as_of).days} days old" if rate.as_of else "undated"
         derived = ", derived from EC2's" if rate.derived else ""
         yield "prices", f"{step.instance_type} {usd(rate.amount)}/h in {plan.region} ({age}{derived})"
-
-
-def capacity_text(mib: int) -> str:
-    """Return usable GPU memory in GiB."""
-    return f"{significant(gib_from_mib(mib))} GiB"

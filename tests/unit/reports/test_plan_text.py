@@ -15,7 +15,7 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.planning.cost import Cost
 from gpuplan.planning.throughput import Hours
 from gpuplan.reports.layout import Facts, Line, Table
-from gpuplan.reports.plan_text import capacity_text, cost_text, header, hours_text, next_commands, plan_text
+from gpuplan.reports.plan_text import cost_text, header, hours_text, next_commands, plan_text
 
 if TYPE_CHECKING:
     from conftest import MakePlan
@@ -128,7 +128,6 @@ def test_hours_and_dollars_stand_with_their_p90_or_as_unknown() -> None:
     assert hours_text(unknown) == "unknown: the model"
     assert cost_text(Cost(p50=Decimal("0.333"), p90=Decimal("0.485"))) == "$0.33 ($0.49)"
     assert cost_text(unknown) == "unknown"
-    assert capacity_text(22_888) == "22.4 GiB"
 
 
 @pytest.mark.parametrize(
