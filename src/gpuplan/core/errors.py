@@ -49,6 +49,24 @@ class StoreError(GpuplanError):
     exit_code = ExitCode.USAGE
 
 
+class CredentialsError(GpuplanError):
+    """AWS does not know who asks, or does not let them."""
+
+    exit_code = ExitCode.CREDENTIALS
+
+
+class CapacityError(GpuplanError):
+    """A quota or AWS's own capacity is too small for what was asked."""
+
+    exit_code = ExitCode.CAPACITY
+
+
+class UnreachableError(GpuplanError):
+    """AWS did not answer, or not in a way that says whether the call took effect: throttling, 5xx, network."""
+
+    exit_code = ExitCode.CAPACITY
+
+
 class PlanRefusedError(GpuplanError):
     """The plan does not fit, is stale or changed, or names a retired instance."""
 
