@@ -1,19 +1,22 @@
 """The Lightning module around a classification network, with losses and accuracies that are exact over all ranks.
 
-Called by `train`. It takes the network and the sampler as arguments and knows no data set, file or progress line.
+Called by `train`. It takes the network and the sampler as arguments and knows no data set, file or progress line. What
+an epoch draws depends on seed, epoch and rank alone, so that a training can go on at any of them.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import distributed
 
-from gpuplan_job import optim
+from gpuplan_job import optim, runtime
+from gpuplan_job.checkpoint_io import EPOCHS
 from gpuplan_job.contract import EpochMetrics
 from gpuplan_job.failures import JobError
 
@@ -56,9 +59,12 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
-        """Choose the epoch's permutation, and start its sums and clock."""
-        # Lightning asks for it only from samplers of its own making. The iterator is made after this hook.
+        """Choose the epoch's permutation and the stream its dropout draws from, and start its sums and clock."""
+        # Lightning asks for it only from samplers of its own making. But for the first epoch of a process, the
+        # iterator is made after this hook.
         self.batches.set_epoch(self.current_epoch)
+        # Ranks draw apart: dropout must not repeat on each.
+        runtime.seed_everything(runtime.derived_seed(self.batches.seed, "draw", self.current_epoch, self.batches.rank))
         # float64 keeps a sum over millions of samples exact to the digits shown; MPS does not have it.
         kind = torch.float32 if self.device.type == "mps" else torch.float64
         self._sums = torch.zeros(5, device=self.device, dtype=kind)
@@ -76,6 +82,15 @@ class Classifier(pl.LightningModule):
         self._sums[_TRAIN_COUNT] += len(targets)
         step_samples = self.batches.micro_batches[batch_idx].step_samples
         return total * (self.layout.world_size * self.layout.accumulation / step_samples)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the figures of the epochs so far."""
+        checkpoint[EPOCHS] = [asdict(metrics) for metrics in self.epochs]
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on after the epochs that a checkpoint knows."""
+        self.epochs = [EpochMetrics(**metrics) for metrics in checkpoint[EPOCHS]]
+        self.batches.set_epoch(len(self.epochs))
 
     def mean_train_loss(self) -> float:
         """Return this rank's mean loss over the epoch so far; it waits for the GPU."""

@@ -40,18 +40,27 @@ class Document:
         Raises:
             ContractError: whatever is wrong, with the path of the field.
         """
-        try:
-            raw = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
-        except ContractError:
-            raise
-        except (ValueError, RecursionError) as error:
-            raise ContractError(f"not JSON: {error}") from error
+        raw = parse_json(text)
         if not isinstance(raw, dict):
             raise ContractError(f"expected a JSON object, found {type(raw).__name__}")
         found = raw.pop("schema", None)
         if found != cls.SCHEMA:
             raise ContractError(f"expected schema {cls.SCHEMA!r}, found {found!r}")
         return typing.cast("Self", _build(cls, raw, cls.__name__))
+
+
+def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - JSON is whatever it is
+    """Return the value of a JSON text that has no NaN or Infinity and no key twice in one object.
+
+    Raises:
+        ContractError: it is no such text.
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_duplicates)
+    except ContractError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise ContractError(f"not JSON: {error}") from error
 
 
 def canonical_json(value: object) -> str:

@@ -98,17 +98,10 @@ def classify(error: BaseException) -> tuple[FailureKind, str, str]:
             return _by_text(error, message)
 
 
-def write_failure(folder: Path, job_input: JobInput | None, error: BaseException, rank: int | None) -> bool:
-    """Write `failure.json` into a job's folder unless one is there, and return whether this call wrote it.
-
-    The first writer wins: what other ranks meet after it is only its echo. `job_input` is None where the input could
-    not be read.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+def describe(job_input: JobInput | None, error: BaseException, rank: int | None) -> Failure:
+    """Return the failure that an exception is; `job_input` is None where the input could not be read."""
     kind, message, fix = classify(error)
-    failure = Failure(
+    return Failure(
         run_id=job_input.run_id if job_input else "",
         step=job_input.step if job_input else "",
         attempt=job_input.attempt if job_input else 0,
@@ -118,7 +111,18 @@ def write_failure(folder: Path, job_input: JobInput | None, error: BaseException
         rank=rank,
         trace=_encodable("".join(traceback.format_exception(error))[-_TRACE_LIMIT:]),
     )
-    return write_once(folder / FAILURE_FILE, failure.to_json())
+
+
+def write_failure(folder: Path, job_input: JobInput | None, error: BaseException, rank: int | None) -> bool:
+    """Write `failure.json` into a job's folder unless one is there, and return whether this call wrote it.
+
+    The first writer wins: what other ranks meet after it is only its echo. `job_input` is None where the input could
+    not be read.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    return write_once(folder / FAILURE_FILE, describe(job_input, error, rank).to_json())
 
 
 def _by_text(error: BaseException, message: str) -> tuple[FailureKind, str, str]:

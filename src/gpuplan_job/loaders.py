@@ -1,6 +1,7 @@
 """Which sample goes to which rank and when: batch samplers over `sampling.EpochLayout`, and the loaders around them.
 
-Called by `lr_find` and `train`. It must not pad, drop or repeat a sample.
+Called by `lr_find` and `train`. It must not pad, drop or repeat a sample; what it brings depends on seed and epoch
+alone, not on what was drawn before, so that a training can go on at any epoch.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from gpuplan_job.document import sha256_hex
+from gpuplan_job import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sized
+    from collections.abc import Iterable, Iterator, Sized
 
     from gpuplan_job.data import Samples
     from gpuplan_job.sampling import EpochLayout
@@ -33,7 +35,16 @@ def sample_count(data: Samples) -> int:
 
 def permutation(samples: int, seed: int, epoch: int) -> torch.Tensor:
     """Return the order [samples] of an epoch, a function of its arguments alone: every rank draws the same."""
-    return torch.randperm(samples, generator=_generator(seed, "epoch", epoch))
+    generator = torch.Generator().manual_seed(runtime.derived_seed(seed, "epoch", epoch))
+    return torch.randperm(samples, generator=generator)
+
+
+class Draw(list[int]):
+    """A micro-batch to load: its samples in order, with the seed of what is random in preparing them."""
+
+    def __init__(self, indices: Iterable[int], seed: int) -> None:
+        super().__init__(indices)
+        self.seed = seed
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -50,13 +61,28 @@ class EpochBatches(Sampler[list[int]]):
         """Choose the permutation that the next iteration draws from."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[Draw]:
         order = permutation(self.layout.samples, self.seed, self.epoch)
         for batch in self.micro_batches:
-            yield order[batch.start : batch.stop].tolist()
+            seed = runtime.derived_seed(self.seed, "prepare", self.epoch, batch.start)
+            yield Draw(order[batch.start : batch.stop].tolist(), seed)
 
     def __len__(self) -> int:
         return len(self.micro_batches)
+
+
+class _Prepared(Dataset[tuple[Tensor, int]]):
+    """A data set whose augmentation follows the draw, whichever process loads it and whatever it loaded before."""
+
+    def __init__(self, data: Samples) -> None:
+        self.data = data
+
+    def __getitems__(self, draw: Draw) -> list[tuple[Tensor, int]]:
+        with runtime.seeded(draw.seed):
+            return [self.data[index] for index in draw]
+
+    def __len__(self) -> int:
+        return sample_count(self.data)
 
 
 class RankShard(Sampler[int]):
@@ -75,13 +101,13 @@ class RankShard(Sampler[int]):
 def training_loader(data: Samples, batches: EpochBatches, workers: int, device: torch.device) -> Loader:
     """Return the loader of a rank's training micro-batches; `batches.set_epoch` before each epoch."""
     return DataLoader(
-        data,
+        _Prepared(data),
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        # torch seeds each worker, Python's and NumPy's generators with it, from this one: ranks augment differently.
-        generator=_generator(batches.seed, "rank", batches.rank),
+        # Of its own, so that starting an epoch draws nothing from the generator that dropout draws from.
+        generator=torch.Generator().manual_seed(0),
     )
 
 
@@ -97,8 +123,3 @@ def validation_loader(data: Samples, shard: RankShard, batch: int, workers: int,
         pin_memory=device.type == "cuda",
         generator=torch.Generator().manual_seed(0),
     )
-
-
-def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
-    # A digest keeps neighbouring numbers and other purposes from sharing a stream.
-    return torch.Generator().manual_seed(int(sha256_hex(f"{seed}/{purpose}/{number}")[:15], 16))

@@ -14,11 +14,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a training; all of them run on one machine."""
+    """One process of a training, `local_rank` among the `local_world_size` on its machine."""
 
     rank: int
     local_rank: int
     world_size: int
+    local_world_size: int
+
+    @property
+    def nodes(self) -> int:
+        """Machines that take part; all run the same number of processes."""
+        return self.world_size // self.local_world_size
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Process:
@@ -27,4 +33,5 @@ class Process:
             rank=int(environment.get("RANK", "0")),
             local_rank=int(environment.get("LOCAL_RANK", "0")),
             world_size=int(environment.get("WORLD_SIZE", "1")),
+            local_world_size=int(environment.get("LOCAL_WORLD_SIZE", "1")),
         )

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from gpuplan_job.contract import Device, Precision
@@ -77,6 +78,30 @@ def seed_everything(seed: int) -> None:
     if (numpy := sys.modules.get("numpy")) is not None:
         numpy.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
+    """Return the seed of one purpose: a digest keeps neighbouring numbers and other purposes from sharing a stream."""
+    return int(sha256_hex("/".join(map(str, (seed, purpose, *numbers))))[:15], 16)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Let Python, NumPy (where loaded) and torch's CPU draw from `seed` in the block, and as before it afterwards."""
+    numpy = sys.modules.get("numpy")
+    before = random.getstate(), torch.get_rng_state(), numpy.random.get_state() if numpy else None
+    random.seed(seed)
+    # torch.manual_seed would reach for the GPUs too, which a data-loading process must not.
+    torch.default_generator.manual_seed(seed)
+    if numpy:
+        numpy.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        torch.set_rng_state(before[1])
+        if numpy:
+            numpy.random.set_state(before[2])
 
 
 def effective_precision(precision: Precision, on: torch.device) -> Precision:

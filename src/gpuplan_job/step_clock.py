@@ -1,6 +1,6 @@
 """Measures the time of optimizer steps, on the GPU's own clock where there is one.
 
-Called by the training's progress callback. It must not make the host wait for the GPU while the training runs.
+Called by `measuring`. It must not make the host wait for the GPU while the training runs.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ class StepClock:
         self._seconds: list[float] = []
         self._events: list[torch.cuda.Event] = []
         self._previous = 0.0
+        self.ticked = False
+        """Whether a step was marked."""
 
     def restart(self) -> None:
         """Begin a stretch of steps."""
@@ -34,6 +36,7 @@ class StepClock:
 
     def tick(self) -> None:
         """Mark the end of a step."""
+        self.ticked = True
         if self._device.type == "cuda":
             if len(self._seconds) + len(self._events) < _KEPT_STEPS:
                 self._mark()

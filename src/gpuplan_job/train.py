@@ -1,4 +1,4 @@
-"""Trains on all GPUs of one machine: `python -m gpuplan_job.train INPUT OUTPUT_DIR`, alone or in each torchrun worker.
+"""Trains on all GPUs of a job: `python -m gpuplan_job.train INPUT OUTPUT_DIR`, alone or in each torchrun worker.
 
 Started by `launch`; `fit` takes network and data as arguments, so that tests pass tiny ones. It must not choose a
 learning rate, a batch or a device that its input does not state.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan_job import process_tree
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import TRAIN_RESULT_FILE, JobInput, Measured, Progress, TrainResult
+from gpuplan_job.contract import TRAIN_RESULT_FILE, JobInput, Progress, TrainResult
 from gpuplan_job.document import ContractError, sha256_hex
 from gpuplan_job.failures import JobError
 from gpuplan_job.process import Process
@@ -24,6 +24,7 @@ from gpuplan_job.sampling import EpochLayout
 if TYPE_CHECKING:
     import pytorch_lightning as pl
     import torch
+    from lightning_fabric.plugins import CheckpointIO
     from torch import nn
 
     from gpuplan_job.contract import BatchSpec
@@ -61,15 +62,18 @@ def fit(
 ) -> TrainResult:
     """Train `network` on (training, validation) data in this process, one of `process.world_size`; every rank calls it.
 
-    Checkpoints are written below `folder`. The result is the same on every rank, but for what each measured itself.
+    Checkpoints are written below `folder`; where it holds one of this very job that verifies, training goes on from
+    it. The result counts all epochs. It is the same on every rank, but for what each measured itself, and for the best
+    epoch where a checkpoint was lost; rank 0's is the one that counts.
 
     Raises:
         JobError: the input does not fit the processes or the data, or the training diverged.
     """
-    from gpuplan_job import checkpoints, loaders, runtime
+    from gpuplan_job import checkpoint_io, checkpoints, loaders, runtime
     from gpuplan_job.classifier import Classifier
     from gpuplan_job.fail_fast import FailFast
-    from gpuplan_job.step_clock import StepClock
+    from gpuplan_job.manifest import Owner
+    from gpuplan_job.measuring import Measuring
     from gpuplan_job.training_progress import TrainingProgress
 
     workload, batch = job_input.workload, job_input.batch
@@ -78,24 +82,31 @@ def fit(
     if process.world_size != batch.world_size:
         problem = f"{process.world_size} processes run, the plan says {batch.world_size}"
         raise JobError("internal", problem, "start the job with gpuplan_job.launch")
-    device = runtime.device(job_input.device, process.local_rank, process.world_size)
+    device = runtime.device(job_input.device, process.local_rank, process.local_world_size)
     train_set, val_set = data
     layout = _layout(loaders.sample_count(train_set), loaders.sample_count(val_set), batch)
     batches = loaders.EpochBatches(layout, workload.seed, process.rank)
     shard = loaders.RankShard(loaders.sample_count(val_set), process.rank, process.world_size)
     classifier = Classifier(network, workload, batches, job_input.train.learning_rate)
-    clock = StepClock(device)
-    keeper = checkpoints.CheckpointKeeper(folder)
-    progress = TrainingProgress(job_input.step, clock, _print)
-    trainer = _trainer(job_input, folder, device, [progress, keeper, FailFast(folder, job_input, process)])
+    measuring = Measuring(device, layout.global_batch)
+    keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input))
+    progress = TrainingProgress(job_input.step, _print)
+    files = checkpoint_io.CheckpointFiles()
+    # The keeper before the progress: an epoch that is reported is one that is kept.
+    callbacks = [measuring, keeper, progress, FailFast(folder, job_input, process)]
+    trainer = _trainer(job_input, folder, (device, process), callbacks, files)
+    # The ranks must agree on a checkpoint before Lightning asks for it; its own set-up finds this done.
+    trainer.strategy.setup_environment()
+    files.resumed = checkpoint_io.shared(keeper.find(_say) if process.rank == 0 else None, process)
     trainer.fit(
         classifier,
         loaders.training_loader(train_set, batches, workload.workers, device),
         loaders.validation_loader(val_set, shard, batch.per_gpu, workload.workers, device),
+        ckpt_path=None if files.resumed is None else checkpoint_io.RESUME,
     )
+    best_epoch = keeper.best_epoch(classifier.epochs)
     if process.rank == 0:
-        keeper.finish()
-    step_seconds = clock.median_seconds()
+        keeper.finish(classifier.epochs)
     return TrainResult(
         run_id=job_input.run_id,
         step=job_input.step,
@@ -104,16 +115,11 @@ def fit(
         world_size=process.world_size,
         learning_rate=job_input.train.learning_rate,
         epochs=classifier.epochs,
-        best_epoch=keeper.best_epoch,
+        best_epoch=best_epoch,
         best_checkpoint=checkpoints.BEST,
         last_checkpoint=checkpoints.LAST,
         optimizer_steps=trainer.global_step,
-        measured=Measured(
-            step_seconds=step_seconds,
-            samples_per_second=layout.global_batch / step_seconds,
-            peak_gib=runtime.peak_gib(device),
-            device=runtime.device_name(device),
-        ),
+        measured=measuring.measured(),
         versions=runtime.versions(),
     )
 
@@ -122,13 +128,11 @@ def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Proces
     from gpuplan_job import data, model, runtime
 
     workload = job_input.workload
-    runtime.device(job_input.device, process.local_rank, process.world_size)  # fails before the data is read
+    runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
     description = data.describe(workload.data)
     sets = data.load(workload.data, workload.image_size)
     runtime.seed_everything(workload.seed)
     network = model.build(workload.model, description, workload.image_size)
-    # From here on ranks draw apart: dropout and augmentation must not repeat on each.
-    runtime.seed_everything(workload.seed + 1 + process.rank)
     return fit(job_input, input_sha256, network, sets, folder, process)
 
 
@@ -142,7 +146,13 @@ def _layout(train_samples: int, val_samples: int, batch: BatchSpec) -> EpochLayo
         raise JobError("usage", str(error), "use a smaller --per-gpu-batch or --accumulate, or more data") from error
 
 
-def _trainer(job_input: JobInput, folder: Path, device: torch.device, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    job_input: JobInput,
+    folder: Path,
+    place: tuple[torch.device, Process],
+    callbacks: list[pl.Callback],
+    files: CheckpointIO,
+) -> pl.Trainer:
     import pytorch_lightning as pl
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -151,17 +161,19 @@ def _trainer(job_input: JobInput, folder: Path, device: torch.device, callbacks:
     from gpuplan_job.runtime import lightning_precision
 
     _quieten()
-    world_size = job_input.batch.world_size
+    device, process = place
+    distributed = process.world_size > 1
     backend = "nccl" if device.type == "cuda" else "gloo"
     # Without buffer broadcasts a forward pass holds no collective, so ranks may validate unequal numbers of batches;
     # the classifier broadcasts the buffers itself when they matter.
     ddp = DDPStrategy(process_group_backend=backend, broadcast_buffers=False)
     return pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
-        devices=world_size,
-        strategy=ddp if world_size > 1 else "auto",
+        devices=process.local_world_size,
+        num_nodes=process.nodes,
+        strategy=ddp if distributed else "auto",
         # Named, so that Lightning does not take a scheduler's variables in the environment for its own.
-        plugins=[TorchElasticEnvironment() if world_size > 1 else LightningEnvironment()],
+        plugins=[TorchElasticEnvironment() if distributed else LightningEnvironment(), files],
         precision=lightning_precision(job_input.workload.precision, device),
         max_epochs=job_input.workload.epochs,
         accumulate_grad_batches=job_input.batch.accumulation,
@@ -181,6 +193,10 @@ def _quieten() -> None:
     for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"(pytorch_lightning|lightning_fabric)\..*")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"checkpoints: {text}\n")
 
 
 def _print(progress: Progress) -> None:

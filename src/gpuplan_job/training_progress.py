@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gpuplan_job.classifier import Batch, Classifier
-    from gpuplan_job.step_clock import StepClock
 
 _PERIOD_SECONDS = 1.0
 
@@ -31,12 +30,10 @@ class TrainingProgress(pl.Callback):
     def __init__(
         self,
         step: str,
-        steps: StepClock,
         emit: Callable[[Progress], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.step = step
-        self.steps = steps
         self.emit = emit
         self.clock = clock
         self._reported = clock()
@@ -49,8 +46,7 @@ class TrainingProgress(pl.Callback):
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Restart the clocks: validation and checkpoints are not training time."""
-        self.steps.restart()
+        """Restart the clock: validation and checkpoints are not training time."""
         self._reported, self._done_then = self.clock(), trainer.global_step
         del pl_module
 
@@ -62,18 +58,16 @@ class TrainingProgress(pl.Callback):
         batch: Batch,
         batch_idx: int,
     ) -> None:
-        """Time the step, and about once a second look at the loss and report.
+        """Look at the loss about once a second and report.
 
         Raises:
             JobError: the loss is not finite.
         """
-        del outputs, batch
-        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
-        if classifier.batches.micro_batches[batch_idx].last_of_step:
-            self.steps.tick()
+        del outputs, batch, batch_idx
         seconds = self.clock() - self._reported
         if seconds < _PERIOD_SECONDS:
             return
+        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
         loss = classifier.mean_train_loss()
         require_finite(loss, classifier.learning_rate, trainer.global_step)
         rate = (trainer.global_step - self._done_then) * classifier.layout.global_batch / seconds

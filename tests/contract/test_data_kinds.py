@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -19,7 +20,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 KINDS = discover.names(data)
-EXAMPLES = ("digits", "fake:3x32x32:10:1000", "fake:1x1x1:2:4", "imagenet", "imagefolder")
+EXAMPLES = (
+    "digits",
+    "fake:3x32x32:10:1000",
+    "fake:1x1x1:2:4",
+    "imagenet",
+    "imagenet:s3://bucket/imagenet",
+    "imagefolder",
+    "imagefolder:s3://bucket/flowers?train=900&val=100&classes=5&bytes=50000",
+)
 NAMES = st.characters(exclude_characters="/.")
 """Letters that cannot make imagefolder walk through this machine's own folders."""
 
@@ -67,6 +76,13 @@ def test_a_description_survives_canonical_json(spec: str) -> None:
 
 
 @EVERY_EXAMPLE
+def test_a_location_on_s3_is_told_without_looking(spec: str) -> None:
+    located = data.s3_location(spec)
+    assert located == (f"s3://bucket/{spec.partition('/bucket/')[2].partition('?')[0]}/" if "s3:" in spec else None)
+    assert data.pinned(spec) == spec
+
+
+@EVERY_EXAMPLE
 def test_describing_loads_no_framework(spec: str) -> None:
     code = (
         "import sys; from gpuplan_job import data; data.describe(sys.argv[1]);"
@@ -96,6 +112,17 @@ def test_any_text_is_described_or_refused_in_words(text: str) -> None:
         assert str(error)  # noqa: PT017 - both outcomes are right
     else:
         assert described.train_samples >= 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(rest=st.text(max_size=30))
+def test_any_location_on_s3_is_whole_or_refused_in_words(kind: str, rest: str) -> None:
+    try:
+        located = data.s3_location(f"{kind}:s3://{rest}")
+    except data.DataError as error:
+        assert str(error)  # noqa: PT017 - both outcomes are right
+    else:
+        assert located is None or re.fullmatch(r"s3://[a-z0-9.-]{3,63}/([!-~]+/)?", located)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -15,8 +15,8 @@ import torch
 
 from gpuplan_job import loaders, optim
 from gpuplan_job.contract import TrainResult
-from gpuplan_job.launch import environment
 from gpuplan_job.sampling import EpochLayout
+from gpuplan_job.torchrun import Nodes, environment
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Path]:
     for count, folder in folders.items():
         arguments = [sys.executable, *(TORCHRUN if count > 1 else []), str(WORKER), str(folder)]
         (folder / "tmp").mkdir()
-        settings = environment({**os.environ, "OMP_NUM_THREADS": "1"}, folder, count, cpus=2)
+        settings = environment({**os.environ, "OMP_NUM_THREADS": "1"}, folder, count, cpus=2, nodes=Nodes())
         started.append(subprocess.Popen(arguments, env=settings, stdout=subprocess.DEVNULL))
     assert [process.wait(timeout=240) for process in started] == [0, 0]
     return folders
@@ -137,5 +137,6 @@ def test_the_accuracy_is_exactly_that_of_the_saved_best_checkpoint(runs: dict[in
     assert best.val_accuracy > 0.4
 
 
-def test_last_and_best_are_all_that_is_left(runs: dict[int, Path]) -> None:
-    assert sorted(path.name for path in (runs[2] / "plain" / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
+def test_last_and_best_and_their_manifests_are_all_that_is_left(runs: dict[int, Path]) -> None:
+    kept = ["best.ckpt", "best.ckpt.json", "last.ckpt", "last.ckpt.json"]
+    assert sorted(path.name for path in (runs[2] / "plain" / "checkpoints").iterdir()) == kept

@@ -9,14 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from gpuplan_job import claim, launch
-from gpuplan_job.contract import BatchSpec, Failure, JobInput, SweepSpec
+from gpuplan_job.contract import Failure, JobInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -203,24 +202,6 @@ def test_wrong_arguments_print_the_usage(capsys: pytest.CaptureFixture[str]) -> 
     assert "INPUT OUTPUT_DIR" in capsys.readouterr().err
 
 
-def test_one_process_is_started_directly_and_several_by_this_pythons_torchrun(train_input: JobInput) -> None:
-    source, folder = Path("/in.json"), Path("/out")
-    alone = launch.command(train_input, source, folder)
-    assert alone == [sys.executable, "-m", "gpuplan_job.train", "/in.json", "/out"]
-    several = launch.command(replace(train_input, batch=BatchSpec(8, 4, 1)), source, folder)
-    assert several[:4] == [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    assert "--nproc-per-node=4" in several
-    assert several[-4:] == ["-m", "gpuplan_job.train", "/in.json", "/out"]
-    sweep = replace(train_input, train=None, sweep=SweepSpec(1, 10, 1e-4, 1.0, 100, 0))
-    assert launch.command(sweep, source, folder)[2] == "gpuplan_job.lr_find"
-
-
-def test_threads_are_shared_out_unless_the_user_chose(tmp_path: Path) -> None:
-    assert launch.environment({}, tmp_path, world_size=2, cpus=8)["OMP_NUM_THREADS"] == "4"
-    assert launch.environment({}, tmp_path, world_size=4, cpus=2)["OMP_NUM_THREADS"] == "1"
-    assert launch.environment({"OMP_NUM_THREADS": "3"}, tmp_path, 2, 8)["OMP_NUM_THREADS"] == "3"
-
-
 def test_a_poller_that_holds_the_lock_for_an_instant_does_not_stop_the_launcher(tmp_path: Path) -> None:
     with (tmp_path / "claim").open("w") as poller:
         fcntl.flock(poller, fcntl.LOCK_SH)
@@ -234,10 +215,3 @@ def test_a_lock_held_for_longer_means_another_launcher(tmp_path: Path) -> None:
         fcntl.flock(other, fcntl.LOCK_EX)
         with pytest.raises(claim.AlreadyRunningError), claim.held(tmp_path, lambda _: None, lambda: next(clock)):
             pytest.fail("the claim was given twice")
-
-
-def test_variables_of_an_outer_torchrun_do_not_reach_the_job(tmp_path: Path) -> None:
-    outer = {"RANK": "3", "WORLD_SIZE": "8", "MASTER_ADDR": "10.0.0.1", "PET_NNODES": "4", "TORCHELASTIC_RUN_ID": "x"}
-    found = launch.environment(outer | {"PATH": "/bin"}, tmp_path, 2, 4)
-    assert not outer.keys() & found.keys()
-    assert found["PATH"] == "/bin"

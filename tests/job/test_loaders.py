@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from gpuplan_job import data, loaders
 from gpuplan_job.sampling import EpochLayout
@@ -60,6 +65,41 @@ def test_workers_bring_the_same_batches_as_the_process_itself() -> None:
     shard = loaders.RankShard(loaders.sample_count(val), 1, 2)
     batches = list(loaders.validation_loader(val, shard, 100, 0, torch.device("cpu")))
     assert [len(labels) for _, labels in batches] == [100, 80]
+
+
+class Shaken(Dataset[tuple[Tensor, int]]):
+    """Samples that torch, Python and NumPy make up when they are asked for."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        drawn = torch.rand(1).item() + random.random() + np.random.rand()  # noqa: NPY002, S311 - as augmentations do
+        return torch.tensor([index, drawn]), 0
+
+    def __len__(self) -> int:
+        return LAYOUT.samples
+
+
+def shaken(rank: int, epoch: int, workers: int) -> Tensor:
+    batches = loaders.EpochBatches(LAYOUT, 7, rank)
+    batches.set_epoch(epoch)
+    loader = loaders.training_loader(Shaken(), batches, workers, torch.device("cpu"))
+    return torch.cat([samples for samples, _ in loader])
+
+
+def test_augmentation_follows_seed_and_epoch_whoever_loads_the_batch_and_whatever_came_before() -> None:
+    first = shaken(rank=0, epoch=1, workers=0)
+    shaken(rank=0, epoch=0, workers=0)
+    assert torch.equal(first, shaken(rank=0, epoch=1, workers=2))
+    others = [shaken(rank=1, epoch=1, workers=0), shaken(rank=0, epoch=2, workers=0)]
+    drawn = [set(samples[:, 1].tolist()) for samples in (first, *others)]
+    assert not drawn[0] & drawn[1]
+    assert not drawn[0] & drawn[2]
+
+
+def test_loading_leaves_the_generators_of_the_process_alone() -> None:
+    before = torch.get_rng_state(), random.getstate()
+    shaken(rank=0, epoch=0, workers=0)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
 
 
 def test_only_the_training_keeps_its_workers_between_epochs() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from gpuplan_job import optim, runtime
 from gpuplan_job.failures import JobError
+from gpuplan_job.process import Process
 from gpuplan_job.step_clock import StepClock
 
 if TYPE_CHECKING:
@@ -84,6 +85,32 @@ def test_one_seed_fixes_python_and_torch() -> None:
         runtime.seed_everything(2**40 + 1)
         drawn.append((random.random(), torch.rand(1).item()))  # noqa: S311 - the draw is the point
     assert drawn[0] == drawn[1]
+
+
+def test_derived_seeds_share_no_stream() -> None:
+    seeds = [runtime.derived_seed(seed, purpose, epoch) for seed in (0, 1) for purpose in "ab" for epoch in (0, 1)]
+    assert len(set(seeds)) == len(seeds)
+    assert runtime.derived_seed(0, "a", 1) == runtime.derived_seed(0, "a", 1)
+
+
+def test_a_block_that_is_seeded_draws_the_same_and_changes_nothing_outside() -> None:
+    runtime.seed_everything(5)
+    expected = [torch.rand(1).item() for _ in range(2)]
+    runtime.seed_everything(5)
+    first = torch.rand(1).item()
+    inside = []
+    for _ in range(2):
+        with runtime.seeded(2**60 + 3):
+            inside.append((torch.rand(1).item(), random.random()))  # noqa: S311 - the draw is the point
+    assert [first, torch.rand(1).item()] == expected
+    assert inside[0] == inside[1]
+
+
+def test_a_process_knows_its_machine_and_how_many_there_are() -> None:
+    assert Process.from_environment({}) == Process(rank=0, local_rank=0, world_size=1, local_world_size=1)
+    torchruns = {"RANK": "13", "LOCAL_RANK": "5", "WORLD_SIZE": "16", "LOCAL_WORLD_SIZE": "8"}
+    found = Process.from_environment(torchruns)
+    assert (found.rank, found.local_rank, found.nodes) == (13, 5, 2)
 
 
 def test_versions_and_memory_are_known() -> None:

@@ -1,4 +1,4 @@
-"""The launcher, torchrun and a real training together: it succeeds, and a stop leaves no process behind."""
+"""The launcher, torchrun and a real training together: it succeeds, a stop leaves no process behind, a kill no gap."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpuplan_job import manifest
 from gpuplan_job.contract import BatchSpec, Failure, JobInput, Progress, TrainResult
 from gpuplan_job.document import sha256_hex
+from gpuplan_job.manifest import Owner
 
 pytestmark = pytest.mark.slow
 needs_proc = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks processes up in /proc")
@@ -120,3 +122,55 @@ def test_a_killed_rank_ends_the_job_and_is_not_blamed_on_gpuplan(tmp_path: Path,
     assert process.returncode == 1
     assert Failure.from_json((folder / "failure.json").read_bytes()).kind == "killed"
     assert of_job(folder) == []
+
+
+def train_to_the_end(folder: Path, job_input: JobInput) -> TrainResult:
+    process = start(folder, job_input)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    return TrainResult.from_json((folder / "train_result.json").read_bytes())
+
+
+def test_a_training_of_two_processes_that_was_killed_goes_on_to_the_same_bits(
+    tmp_path: Path, train_input: JobInput
+) -> None:
+    job_input = small(train_input, epochs=3, world_size=2)
+    # With dropout and BatchNorm, so that what ranks draw and keep to themselves would show.
+    job_input = replace(job_input, workload=replace(job_input.workload, model="mobilenet_v3_small"))
+    whole = train_to_the_end(tmp_path / "whole", job_input)
+    process = started(tmp_path / "cut", job_input)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until_empty(tmp_path / "cut")
+    mount, again = tmp_path / "mount", tmp_path / "again"
+    (tmp_path / "cut" / "checkpoints").rename(mount)
+    again.mkdir()
+    (again / "checkpoints").symlink_to(mount)
+    resumed = train_to_the_end(again, replace(job_input, attempt=2))
+    for one, other in zip(resumed.epochs, whole.epochs, strict=True):
+        assert replace(one, seconds=0.0) == replace(other, seconds=0.0)
+    assert (resumed.best_epoch, resumed.optimizer_steps) == (whole.best_epoch, whole.optimizer_steps)
+    weights = [
+        torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (tmp_path / "whole", again)
+    ]
+    for key, value in weights[0]["state_dict"].items():
+        assert torch.equal(weights[1]["state_dict"][key], value)
+
+
+def test_a_kill_at_any_instant_costs_no_epoch_that_was_reported(tmp_path: Path, train_input: JobInput) -> None:
+    job_input = small(train_input, epochs=5000, world_size=1)
+    folder, owner = tmp_path / "attempt", Owner.of(job_input)
+    kept, refused = 0, list[str]()
+    for number in range(3):
+        process = started(folder, job_input)
+        time.sleep(0.21 * number)
+        process.kill()
+        output, _ = process.communicate(timeout=60)
+        progress = [found for line in output.splitlines() if (found := Progress.from_line(line))]
+        reported = [int(found.phase.split()[1]) for found in progress if "val_loss" in found.values]
+        assert all(epoch > kept for epoch in reported)
+        whole = [found.epoch for found, _ in manifest.verified(folder / "checkpoints", owner, refused.append)]
+        kept = max(whole, default=0)
+        assert kept >= max(reported, default=1)
+        for left in (folder / "claim", folder / "failure.json"):
+            left.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from gpuplan_job.process import Process
 if TYPE_CHECKING:
     from pathlib import Path
 
-ALONE = Process(rank=0, local_rank=0, world_size=1)
+ALONE = Process(rank=0, local_rank=0, world_size=1, local_world_size=1)
 
 
 class Points(Dataset[tuple[Tensor, int]]):

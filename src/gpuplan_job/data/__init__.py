@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     Samples = Dataset[tuple[Tensor, int]]
 
+TRAINING_CHANNEL_VARIABLE = "GPUPLAN_TRAINING_CHANNEL"
+"""Environment variable of a job whose data were brought from S3: the folder in which they lie."""
+
 
 class DataError(ValueError):
     """The data named by a spec is absent, empty, unreadable or misspelt; the message says which and what to do."""
@@ -27,7 +30,8 @@ class DataError(ValueError):
 class Kind(Protocol):
     """What a file of this folder offers; `argument` is what stands after the colon.
 
-    A kind whose argument is a path also offers `pin(argument)`, which returns it independent of the current folder.
+    A kind whose argument is a path also offers `pin(argument)`, which returns it independent of the current folder; one
+    that can be read from S3 offers `s3_location(argument)`.
     """
 
     def describe(self, argument: str) -> DataDescription:
@@ -59,6 +63,27 @@ def pinned(spec: str) -> str:
     if not hasattr(kind, "pin"):
         return spec
     return f"{spec.partition(':')[0]}:{kind.pin(argument)}"
+
+
+def s3_location(spec: str) -> str | None:
+    """Return where on S3 the data of a spec lie, as `s3://BUCKET/PREFIX/`, or None for data that lie elsewhere.
+
+    Raises:
+        DataError: the kind is unknown, or what it names cannot be a bucket and a prefix.
+    """
+    kind, argument = _split(spec)
+    found: str | None = kind.s3_location(argument) if hasattr(kind, "s3_location") else None
+    return found
+
+
+def lies_on_this_machine(spec: str) -> bool:
+    """Tell whether a spec names a path here: data that no other machine has.
+
+    Raises:
+        DataError: the kind is unknown or its argument malformed.
+    """
+    kind, _ = _split(spec)
+    return hasattr(kind, "pin") and s3_location(spec) is None
 
 
 def load(spec: str, image_size: int | None) -> tuple[Samples, Samples]:

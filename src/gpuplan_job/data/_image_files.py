@@ -1,6 +1,6 @@
 """Reads image files and prepares them the way ImageNet trainings do.
 
-Used by the `imagefolder` kind; only a job imports it.
+Used by the kinds whose samples are image files; only a job imports it.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ from torch.utils.data import Dataset
 from torchvision import transforms
 
 from gpuplan_job.data import DataError
+from gpuplan_job.data._image_listing import DEFAULT_SIDE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from gpuplan_job.data._image_listing import Folder
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Of ImageNet's RGB channels, as torchvision's own weights use them."""
@@ -50,6 +53,12 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self.listing)
+
+
+def image_files(folder: Folder, image_size: int | None) -> tuple[ImageFiles, ImageFiles]:
+    """Return (training, validation) data sets of a listing, the training images augmented, the others centred."""
+    side = image_size or DEFAULT_SIDE
+    return ImageFiles(folder.train, training_transform(side)), ImageFiles(folder.val, validation_transform(side))
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gpuplan_job import data, loaders
-from gpuplan_job.data import DataError, imagefolder
+from gpuplan_job.data import DataError, _image_listing
 
 
 def fill(folder: Path, classes: dict[str, int], side: int = 20) -> None:
@@ -47,13 +47,13 @@ def test_images_come_in_the_size_asked_for(tmp_path: Path, side: int | None) -> 
 
 def test_bare_class_folders_hold_about_a_tenth_out_and_new_images_move_no_old_one(tmp_path: Path) -> None:
     fill(tmp_path, {"cat": 200, "dog": 100}, side=1)
-    before = imagefolder.scan(str(tmp_path))
+    before = _image_listing.scan(str(tmp_path))
     assert len(before.train) + len(before.val) == 300
     assert 15 <= len(before.val) <= 45
     assert not set(before.train) & set(before.val)
-    assert before == imagefolder.scan(str(tmp_path))
+    assert before == _image_listing.scan(str(tmp_path))
     fill(tmp_path / "cat", {"more": 300}, side=1)
-    after = imagefolder.scan(str(tmp_path))
+    after = _image_listing.scan(str(tmp_path))
     assert set(before.train) < set(after.train)
     assert set(before.val) < set(after.val)
 
@@ -62,7 +62,7 @@ def test_the_split_does_not_depend_on_where_the_folder_is(tmp_path: Path) -> Non
     for root in (tmp_path / "here", tmp_path / "over" / "there"):
         fill(root, {"cat": 60, "dog": 20}, side=1)
     here, there = (
-        [Path(path).relative_to(root) for path, _ in imagefolder.scan(str(root)).val]
+        [Path(path).relative_to(root) for path, _ in _image_listing.scan(str(root)).val]
         for root in (tmp_path / "here", tmp_path / "over" / "there")
     )
     assert here == there
@@ -76,7 +76,7 @@ def test_every_class_is_both_trained_on_and_validated_with(cats: int, dogs: int)
             (Path(folder) / name).mkdir()
             for number in range(count):
                 (Path(folder) / name / f"{number}.jpg").touch()
-        found = imagefolder.scan(folder)
+        found = _image_listing.scan(folder)
         assert {label for _, label in found.train} == {label for _, label in found.val} == {0, 1}
         described = data.describe(f"imagefolder:{folder}")
         loaded = data.load(f"imagefolder:{folder}", 32)
@@ -99,7 +99,7 @@ def test_of_many_files_the_sizes_of_some_stand_for_all(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for number in range(1200):
             (tmp_path / name / f"{number:04}.jpg").write_bytes(b"1234")
-    train = [path for path, _ in imagefolder.scan(str(tmp_path)).train]
+    train = [path for path, _ in _image_listing.scan(str(tmp_path)).train]
     assert len(train) > 2000
     # The second of the listing lies between two that are sized; the first is always among them.
     Path(train[1]).write_bytes(b"1" * 10**6)
@@ -123,7 +123,7 @@ def test_hidden_files_and_macos_leavings_do_not_count_at_any_depth(tmp_path: Pat
     fill(tmp_path / "cat", {".ipynb_checkpoints": 2, "young": 2})
     fill(tmp_path / "cat" / "young", {".thumbnails": 2})
     (tmp_path / "dog" / "._0.png").write_bytes(b"AppleDouble")
-    found = imagefolder.scan(str(tmp_path))
+    found = _image_listing.scan(str(tmp_path))
     assert found.classes == ["cat", "dog"]
     assert len(found.train) + len(found.val) == 8
 
@@ -197,11 +197,6 @@ def test_train_without_val_and_unequal_classes_are_refused(tmp_path: Path) -> No
     fill(tmp_path / "val", {"cat": 3, "doge": 4})
     with pytest.raises(DataError, match="only in one: dog, doge"):
         data.describe(f"imagefolder:{tmp_path}")
-
-
-def test_s3_is_refused_with_what_to_do() -> None:
-    with pytest.raises(DataError, match="use a local path"):
-        data.describe("imagefolder:s3://bucket/images")
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\n broken"])

@@ -1,0 +1,76 @@
+"""Times the training's optimizer steps and keeps what it measured, for the training's result.
+
+Called by `train` as a Lightning callback. A resumed training reports its own steps, if it takes any.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+import pytorch_lightning as pl
+
+from gpuplan_job import runtime
+from gpuplan_job.contract import Measured
+from gpuplan_job.step_clock import StepClock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import torch
+    from torch import Tensor
+
+    from gpuplan_job.classifier import Batch, Classifier
+
+
+class Measuring(pl.Callback):
+    """Measures this process; it must come before callbacks that wait for the GPU."""
+
+    def __init__(self, device: torch.device, global_batch: int) -> None:
+        self.device = device
+        self.global_batch = global_batch
+        self.clock = StepClock(device)
+        self._earlier: Measured | None = None
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Restart the clock: validation and checkpoints are not training time."""
+        del trainer, pl_module
+        self.clock.restart()
+
+    def on_train_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Tensor | Mapping[str, object] | None,
+        batch: Batch,
+        batch_idx: int,
+    ) -> None:
+        """Mark the end of an optimizer step."""
+        del trainer, outputs, batch
+        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
+        if classifier.batches.micro_batches[batch_idx].last_of_step:
+            self.clock.tick()
+
+    def measured(self) -> Measured:
+        """Return step time, rate and peak memory of this process, or of the one before it where this one took no step.
+
+        Raises:
+            ValueError: no process took a step.
+        """
+        if not self.clock.ticked and self._earlier is not None:
+            return self._earlier
+        seconds = self.clock.median_seconds()
+        return Measured(
+            step_seconds=seconds,
+            samples_per_second=self.global_batch / seconds,
+            peak_gib=runtime.peak_gib(self.device),
+            device=runtime.device_name(self.device),
+        )
+
+    def state_dict(self) -> dict[str, object]:
+        """Return what a checkpoint keeps: a training whose last checkpoint is its end can still say how fast it was."""
+        return asdict(self.measured())
+
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+        """Take over what the process before this one measured."""
+        self._earlier = Measured(**state_dict)  # type: ignore[arg-type] # as `state_dict` wrote it
