@@ -31,7 +31,7 @@ def inputs(instance: str, **lr: object) -> PlanInputs:
         {
             "launch.instance": instance,
             "launch.backend": profile.defaults.backend,
-            "launch.region": profile.defaults.region or "none",
+            "aws.region": profile.defaults.region or "none",
             "workload.per_gpu_batch": 32,
             "workload.precision": profile.defaults.precision,
             "workload.workers": 2,

@@ -67,6 +67,10 @@ class UnreachableError(GpuplanError):
     exit_code = ExitCode.CAPACITY
 
 
+class ThrottledError(UnreachableError):
+    """AWS turned the call away for its rate: it did not take effect."""
+
+
 class PlanRefusedError(GpuplanError):
     """The plan does not fit, is stale or changed, or names a retired instance."""
 

@@ -1,8 +1,10 @@
-"""Names: closest spelling for a did-you-mean, the one slug for every sink, run ids. Pure but for the bits passed in."""
+"""Names: closest spelling for a did-you-mean, the one slug for every sink, run ids, and who we are."""
 
 from __future__ import annotations
 
 import difflib
+import getpass
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -33,6 +35,14 @@ def slug(text: str) -> str:
     """
     words = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:_SLUG_LENGTH].strip("-")
     return words or "run"
+
+
+def owner() -> str:
+    """Return who runs this process, as a slug."""
+    try:
+        return slug(getpass.getuser())
+    except (KeyError, OSError):  # a user id without a name, as in many containers
+        return f"user-{os.getuid()}"
 
 
 def run_id(workload: str, now: datetime, entropy: int) -> str:

@@ -10,8 +10,9 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.planning.batch import BatchPlan, plan_batches
-from gpuplan.planning.cost import Rate, total
-from gpuplan.planning.placement import device, place_training
+from gpuplan.planning.cost import total
+from gpuplan.planning.limits import limit_steps, worst_case
+from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
 from gpuplan.planning.throughput import Hours
 from gpuplan.planning.warnings import warnings_for
@@ -66,12 +67,19 @@ def batches(inputs: PlanInputs) -> BatchPlan:
 def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequence[StepPlan]) -> LaunchPlan:
     """Return the plan made of these steps, with totals, warnings and provenance."""
     settings, profile = inputs.settings, inputs.profile
+    if service(inputs) == "sagemaker":
+        launch = settings.launch
+        steps = limit_steps(steps, data=inputs.data, max_cost=launch.max_cost, max_hours=launch.max_hours)
+    elif settings.launch.max_hours is not None:
+        raise UsageError(
+            f"--max-hours: backend {settings.launch.backend} enforces no time limit", fix="drop --max-hours"
+        )
     plan = LaunchPlan(
         pipeline=pipeline,
         instance=profile.name,
         gpu=profile.gpu.model,
         backend=settings.launch.backend,
-        region=settings.launch.region,
+        region=settings.aws.region,
         device=device(inputs),
         lifecycle=profile.lifecycle.state,
         substitutes=profile.lifecycle.substitutes,
@@ -120,8 +128,9 @@ def _total_cost(steps: Sequence[StepPlan]) -> TotalCost | Unknown:
     cost = total({step.name: step.cost_usd for step in steps})
     if isinstance(cost, Unknown):
         return cost
-    free = all(isinstance(step.rate_usd_per_hour, Rate) and step.rate_usd_per_hour.amount == 0 for step in steps)
-    worst = Decimal(0) if free else Unknown(unknown="this plan sends no time limit with its jobs")
+    most = [worst_case(step) for step in steps]
+    unknown = next((amount for amount in most if isinstance(amount, Unknown)), None)
+    worst = unknown or sum((amount for amount in most if isinstance(amount, Decimal)), Decimal(0))
     return TotalCost(p50=cost.p50, p90=cost.p90, worst_case=worst)
 
 

@@ -24,5 +24,11 @@ def build(inputs: PlanInputs) -> LaunchPlan:
             "--lr gives the learning rate that --pipeline lr would look for",
             fix="drop --lr, or: gpuplan launch --pipeline train --lr " + format(inputs.settings.lr.learning_rate, "g"),
         )
+    if inputs.settings.launch.spot:
+        raise UsageError(
+            "--spot: lr-find writes no checkpoint, so an interruption would lose all of it",
+            why="it takes minutes on one GPU; the other pipelines run it on demand and the training on spot",
+            fix="drop --spot",
+        )
     batch = batches(inputs)
     return assemble(inputs, "lr", batch, [lr_find_step(inputs, batch)])

@@ -93,13 +93,14 @@ def rate(
     return Rate(amount=row.usd_per_hour, as_of=row.as_of, source=row.source, derived=row.derived)
 
 
-def cost(hourly: Rate | Unknown, hours: Hours | Unknown) -> Cost | Unknown:
-    """Return rate x hours in US dollars; unknown if either is."""
+def cost(hourly: Rate | Unknown, hours: Hours | Unknown, instances: int = 1) -> Cost | Unknown:
+    """Return rate x hours x instances in US dollars; unknown if either of the first two is."""
     if isinstance(hourly, Unknown):
         return hourly
     if isinstance(hours, Unknown):
         return hours
-    return Cost(p50=hourly.amount * _decimal(hours.p50), p90=hourly.amount * _decimal(hours.p90))
+    amount = hourly.amount * instances
+    return Cost(p50=amount * _decimal(hours.p50), p90=amount * _decimal(hours.p90))
 
 
 def total(costs: Mapping[str, Cost | Unknown]) -> Cost | Unknown:

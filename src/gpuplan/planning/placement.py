@@ -31,7 +31,9 @@ class Placement:
     """A step's machine, as planned."""
 
     instance_type: str
+    instances: int
     gpu: Gpu
+    local_storage_gb: int | None
     memory_mib: int
     """What one process may use: its GPU's memory, or its share of RAM where the device is the CPU."""
     hardware: Hardware
@@ -45,20 +47,31 @@ def place_training(inputs: PlanInputs) -> Placement:
     Raises:
         UsageError: more processes than the instance has GPUs.
     """
-    shape = inputs.profile.train
-    wanted = inputs.settings.launch.world_size or shape.gpus
-    if wanted > shape.gpus and shape.interconnect != "host":
+    shape, nodes = inputs.profile.train, inputs.settings.launch.nodes
+    most = shape.gpus * nodes
+    wanted = inputs.settings.launch.world_size or most
+    if nodes > 1 and service(inputs) is None:
         raise UsageError(
-            f"--world-size {wanted} is more than the {shape.gpus} GPUs of {shape.instance_type}",
-            why="each training process needs a GPU of its own",
-            fix=f"--world-size {shape.gpus} or less, or a larger instance: gpuplan profiles list",
+            f"--nodes {nodes}: backend {inputs.settings.launch.backend} runs jobs on one machine", fix="--nodes 1"
         )
-    return _place(inputs, shape, wanted)
+    if wanted > most and shape.interconnect != "host":
+        raise UsageError(
+            f"--world-size {wanted} is more than the {most} GPUs of {nodes} x {shape.instance_type}",
+            why="each training process needs a GPU of its own",
+            fix=f"--world-size {most} or less, more --nodes, or a larger instance: gpuplan profiles list",
+        )
+    if wanted % nodes:
+        raise UsageError(
+            f"--world-size {wanted} does not divide over --nodes {nodes}",
+            why="every instance runs the same number of processes",
+            fix=f"--world-size {wanted // nodes * nodes or nodes}",
+        )
+    return _place(inputs, shape, wanted, nodes)
 
 
 def place_finders(inputs: PlanInputs) -> list[Placement]:
     """Return the machines lr-find could run on, the single-GPU shapes of the profile, cheapest first."""
-    return [_place(inputs, shape, 1) for shape in inputs.profile.finders]
+    return [_place(inputs, shape, 1, nodes=1) for shape in inputs.profile.finders]
 
 
 def device(inputs: PlanInputs) -> Device:
@@ -69,33 +82,38 @@ def device(inputs: PlanInputs) -> Device:
     return asked
 
 
-def _place(inputs: PlanInputs, shape: Shape, processes: int) -> Placement:
+def service(inputs: PlanInputs) -> Service | None:
+    """Return the AWS service whose prices the backend pays, the one of its name; None for one AWS does not bill."""
+    backend = inputs.settings.launch.backend
+    return next((service for service in get_args(Service) if service == backend), None)
+
+
+def _place(inputs: PlanInputs, shape: Shape, processes: int, nodes: int) -> Placement:
     gpu = inputs.profile.gpu_of(shape)
     kind = device(inputs)
-    service = _service(inputs.settings.launch.backend)
-    instance_type = f"ml.{shape.instance_type}" if service == "sagemaker" else shape.instance_type
+    biller = service(inputs)
+    instance_type = f"ml.{shape.instance_type}" if biller == "sagemaker" else shape.instance_type
     return Placement(
         instance_type=instance_type,
+        instances=nodes,
         gpu=gpu,
-        memory_mib=int(shape.ram_gib * MIB_PER_GIB / processes) if kind == "cpu" else gpu.memory_mib,
+        local_storage_gb=shape.local_storage_gb,
+        memory_mib=int(shape.ram_gib * MIB_PER_GIB * nodes / processes) if kind == "cpu" else gpu.memory_mib,
         hardware=Hardware(
             device="cpu" if kind == "cpu" else gpu.accelerator,
             gpus=processes,
-            vcpus=shape.vcpus,
+            vcpus=shape.vcpus * nodes,
+            nodes=nodes,
+            network_gbps=shape.network_gbps,
             peak_tflops=gpu.peak_tflops,
             fp32_tflops=gpu.fp32_tflops,
             bandwidth_gbs=gpu.bandwidth_gbs,
             interconnect="single-gpu" if shape.interconnect == "host" else shape.interconnect,
             interconnect_gbs_per_gpu=shape.interconnect_gbs_per_gpu,
-            startup_minutes=_LOCAL_STARTUP_MINUTES if service is None else _SAGEMAKER_STARTUP_MINUTES,
+            startup_minutes=_LOCAL_STARTUP_MINUTES if biller is None else _SAGEMAKER_STARTUP_MINUTES,
         ),
         rate=LOCAL_RATE
-        if service is None
-        else rate(inputs.profile.prices, service, shape.instance_type, inputs.settings.launch.region),
+        if biller is None
+        else rate(inputs.profile.prices, biller, shape.instance_type, inputs.settings.aws.region),
         workers=inputs.profile.workers(shape),
     )
-
-
-def _service(backend: str) -> Service | None:
-    """Return the AWS service whose prices a backend pays, the one of its name; None for one that AWS does not bill."""
-    return next((service for service in get_args(Service) if service == backend), None)

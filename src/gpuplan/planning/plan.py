@@ -13,6 +13,7 @@ from pydantic import Field
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.planning.batch import BatchPlan, StepBatch
 from gpuplan.planning.cost import Cost, Rate
+from gpuplan.planning.limits import Limits
 from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.planning.throughput import Hours
 from gpuplan.workload.schema import Settings
@@ -35,9 +36,14 @@ class StepPlan(Frozen):
 
     name: StepName
     instance_type: str
+    instances: int = 1
     gpus: int
-    """Processes, one a GPU."""
+    """Processes, one a GPU, over all instances."""
     spot: bool
+    compute_capability: str | None = None
+    """Of the GPU, such as `8.6`; None where it is no NVIDIA GPU."""
+    local_storage_gb: int | None = None
+    """Of an instance with disks of its own."""
     batch: StepBatch
     optimizer_steps: int
     sweep: SweepSpec | None = None
@@ -53,7 +59,10 @@ class StepPlan(Frozen):
     measured_scale: float | None = None
     """Seconds of a training step per second of a measured finder step, validation included; None: another GPU."""
     rate_usd_per_hour: Rate | Unknown
+    """Of one instance."""
     cost_usd: Cost | Unknown
+    limits: Limits | None = None
+    """What AWS ends the job at; None where the backend enforces nothing."""
 
 
 class TotalCost(Cost):

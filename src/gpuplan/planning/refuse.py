@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 from gpuplan.core.errors import OverBudgetError, PlanRefusedError, UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import significant, usd
+from gpuplan.planning.limits import disk_gb
 from gpuplan.workload.schema import MOST_ACCUMULATION
+from gpuplan_job import data
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -31,12 +33,27 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
             fix=f"like it: {', '.join(plan.substitutes)}    still: gpuplan plan works for comparison; "
             "--allow-retired launches anyway",
         )
+    in_aws = any(step.limits for step in plan.steps)
     if plan.data.plan_only:
         raise UsageError(
             f"--data {plan.workload.data} is a description for plans: it says nothing of where the images lie",
-            fix="--data imagefolder:PATH, where PATH holds train/ and val/",
+            fix=f"--data {plan.workload.data}:s3://BUCKET/PREFIX"
+            if in_aws
+            else "--data imagefolder:PATH, where PATH holds train/ and val/",
+        )
+    on_s3 = data.s3_location(plan.workload.data) is not None
+    if in_aws and data.lies_on_this_machine(plan.workload.data):
+        raise UsageError(
+            f"--data {plan.workload.data} lies on this machine, and the job runs on {plan.instance}",
+            fix="aws s3 sync FOLDER s3://BUCKET/PREFIX    then: --data 'imagefolder:s3://BUCKET/PREFIX?train=N&val=N&classes=N'",
+        )
+    if on_s3 and not in_aws:
+        raise UsageError(
+            f"--data {plan.workload.data} lies on S3, and backend {plan.backend} does not fetch it",
+            fix="aws s3 sync s3://BUCKET/PREFIX FOLDER    then: --data imagefolder:FOLDER",
         )
     for step in plan.steps:
+        _refuse_disk(plan, step)
         memory = step.memory
         if not isinstance(memory, Unknown) and memory.verdict == "too_big":
             raise PlanRefusedError(
@@ -57,6 +74,17 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
             f"the p90 cost {usd(cost.p90)} passes --max-cost {usd(max_cost)}",
             why=f"p50 is {usd(cost.p50)}; nothing was started",
             fix="fewer --epochs, another --instance, or a higher --max-cost",
+        )
+
+
+def _refuse_disk(plan: LaunchPlan, step: StepPlan) -> None:
+    needed = disk_gb(plan.data)
+    if step.limits is not None and step.local_storage_gb is not None and needed > step.local_storage_gb:
+        raise PlanRefusedError(
+            f"the data do not fit the disk of {step.instance_type}: {needed} GB are needed, {step.local_storage_gb} GB "
+            "there are",
+            why="SageMaker copies the data set to the instance before the job starts",
+            fix="another --instance, or smaller images: resize them once, before the upload",
         )
 
 

@@ -31,4 +31,4 @@ def replan(plan: LaunchPlan, measured: Measured) -> Replan | None:
         step.startup_minutes,
         step.batch.global_batch,
     )
-    return Replan(time_hours=time.hours, cost_usd=cost(step.rate_usd_per_hour, time.hours))
+    return Replan(time_hours=time.hours, cost_usd=cost(step.rate_usd_per_hour, time.hours, step.instances))

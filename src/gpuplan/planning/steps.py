@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning import memory, throughput
 from gpuplan.planning.cost import cost
 from gpuplan.planning.models import lookup
-from gpuplan.planning.placement import Placement, device, place_finders, place_training
+from gpuplan.planning.placement import Placement, device, place_finders, place_training, service
 from gpuplan.planning.plan import StepPlan
 from gpuplan_job.contract import SweepSpec
 
@@ -53,7 +54,7 @@ def train_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
     time = throughput.train(one, load, place.hardware, steps=steps, val_samples=validated)
     same_gpu = _finder_that_fits(inputs, batches).gpu == place.gpu
     scale = _measured_scale(inputs, batches) if same_gpu else None
-    return _step_plan(inputs, place, _Work(batches.train, steps, measured_scale=scale), time)
+    return _step_plan(inputs, place, _Work(batches.train, steps, measured_scale=scale, spot=_spot(inputs)), time)
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,27 @@ class _Work:
     optimizer_steps: int
     sweep: SweepSpec | None = None
     measured_scale: float | None = None
+    spot: bool = False
+
+
+def _spot(inputs: PlanInputs) -> bool:
+    """Return whether the training runs on spot capacity.
+
+    Raises:
+        UsageError: the backend has none, or the training would lose all its work at an interruption.
+    """
+    launch = inputs.settings.launch
+    if not launch.spot:
+        return False
+    if service(inputs) is None:
+        raise UsageError(f"--spot: backend {launch.backend} has no spot capacity", fix="drop --spot")
+    if inputs.settings.workload.epochs == 1:
+        raise UsageError(
+            "--spot: a training of 1 epoch writes its only checkpoint at its end",
+            why="an interruption would lose all of it; checkpoints are written once an epoch",
+            fix="drop --spot, or --epochs 2 or more",
+        )
+    return True
 
 
 def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughput.TimeEstimate | Unknown) -> StepPlan:
@@ -71,8 +93,11 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
     return StepPlan(
         name="lr-find" if work.sweep else "train",
         instance_type=place.instance_type,
+        instances=place.instances,
         gpus=work.batch.world_size,
-        spot=False,
+        spot=work.spot,
+        compute_capability=place.gpu.compute_capability,
+        local_storage_gb=place.local_storage_gb,
         batch=work.batch,
         optimizer_steps=work.optimizer_steps,
         sweep=work.sweep,
@@ -83,7 +108,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         startup_minutes=place.hardware.startup_minutes,
         measured_scale=work.measured_scale,
         rate_usd_per_hour=place.rate,
-        cost_usd=cost(place.rate, hours),
+        cost_usd=cost(place.rate, hours, place.instances),
     )
 
 
@@ -130,7 +155,7 @@ def _load(inputs: PlanInputs, batch: StepBatch) -> throughput.StepLoad:
 
 def _measured_scale(inputs: PlanInputs, batches: BatchPlan) -> float:
     """Return training-step seconds per finder-step second: accumulation, validation, CPU processes sharing cores."""
-    shared = batches.train.world_size if device(inputs) == "cpu" else 1
+    shared = batches.train.world_size // inputs.settings.launch.nodes if device(inputs) == "cpu" else 1
     size = batches.train.per_gpu / batches.lr_find.per_gpu
     validation = 1 + _FORWARD_SHARE * inputs.data.val_samples / inputs.data.train_samples
     return batches.train.accumulation * size * shared * validation

@@ -37,6 +37,9 @@ _RING_GBS = {"pcie": 5.0, "nvlink": 50.0, "nvswitch": 100.0}
 """All-reduce bandwidth a GPU in one direction, where the profile has no figure: assumptions."""
 _RING_SHARE = 1 / 3
 """Of a published bidirectional bandwidth, what a ring reaches in one direction."""
+_NETWORK_SHARE = 0.7
+"""Of an instance's baseline network bandwidth, what gradients reach: an assumption."""
+_BITS = 8
 _OVERLAP = 0.5
 """Share of a micro-batch's time behind which DDP hides the all-reduce; backward takes two thirds."""
 _CPU_GFLOPS = 40.0
@@ -68,8 +71,12 @@ class Hardware(Frozen):
 
     device: Literal["cuda", "mps", "cpu"]
     gpus: int
-    """Processes of the step: GPUs used, or CPU processes."""
+    """Processes of the step on all its machines: GPUs used, or CPU processes."""
     vcpus: int
+    """Of all its machines together."""
+    nodes: int = 1
+    network_gbps: float | None = None
+    """Of one machine, Gbit/s; counts where there are several."""
     peak_tflops: float | None = None
     """Dense fp16 or bf16 tensor peak of a GPU."""
     fp32_tflops: float | None = None
@@ -122,6 +129,8 @@ def step_time(facts: ModelFacts | Unknown, load: StepLoad, hardware: Hardware) -
     micro = _micro_batch_seconds(facts, load, hardware)
     if isinstance(micro, Unknown):
         return micro
+    if hardware.nodes > 1 and hardware.network_gbps is None:
+        return Unknown(unknown="the network bandwidth between the instances is not known")
     several = _SEVERAL_GPUS if hardware.gpus > 1 and hardware.device == "cuda" else 1.0
     compute = load.accumulation * micro * several + _optimizer_seconds(facts, hardware)
     reduce = max(0.0, _all_reduce_seconds(facts, hardware) - _OVERLAP * micro)
@@ -189,7 +198,7 @@ def _micro_batch_seconds(facts: ModelFacts, load: StepLoad, hardware: Hardware) 
     """Return the seconds of a micro-batch's forward and backward pass: arithmetic + memory traffic, or launches."""
     gflop = _TRAIN_FORWARDS * facts.forward_gflop * load.per_gpu_batch
     if hardware.device == "cpu":
-        cores = hardware.vcpus / hardware.gpus
+        cores = hardware.vcpus / hardware.gpus  # both of all machines
         return gflop / (_CPU_GFLOPS * cores) + _TRAIN_FORWARDS * facts.operations * _CPU_LAUNCH_SECONDS
     if hardware.device == "mps":
         return Unknown(unknown="no speed is known of Apple GPUs: lr-find measures it")
@@ -211,7 +220,19 @@ def _optimizer_seconds(facts: ModelFacts, hardware: Hardware) -> float:
 
 
 def _all_reduce_seconds(facts: ModelFacts, hardware: Hardware) -> float:
-    """Return the seconds of a ring all-reduce of fp32 gradients: each GPU sends and receives 2 (n - 1) / n of them."""
+    """Return the seconds of a ring all-reduce of fp32 gradients: each GPU sends and receives 2 (n - 1) / n of them.
+
+    Over several machines the slower of the two rings counts, the one between the GPUs of a machine or the one between
+    the machines, whose bandwidth all GPUs of a machine share.
+    """
+    between = 0.0
+    if hardware.nodes > 1 and hardware.network_gbps is not None:
+        sent = 2 * (hardware.nodes - 1) / hardware.nodes * facts.parameters * _FP32_BYTES
+        between = sent / (_NETWORK_SHARE * hardware.network_gbps / _BITS * _GIGA)
+    return max(between, _within_machine_seconds(facts, hardware))
+
+
+def _within_machine_seconds(facts: ModelFacts, hardware: Hardware) -> float:
     if hardware.gpus == 1 or hardware.interconnect == "single-gpu":
         return 0.0
     ring = _RING_GBS[hardware.interconnect]

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import SECONDS_PER_HOUR, duration
+from gpuplan.planning.limits import ORDINARY_LONGEST_SECONDS
 from gpuplan.planning.plan import PlanWarning
+from gpuplan.planning.throughput import Hours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,7 +24,7 @@ _LARGE_BATCH = 8192
 
 def warnings_for(plan: LaunchPlan, profile: InstanceProfile) -> tuple[PlanWarning, ...]:
     """Return the plan's warnings, most important first."""
-    return (*_instance(plan, profile), *_finder(plan, profile), *_batch(plan), *_estimates(plan))
+    return (*_instance(plan, profile), *_finder(plan, profile), *_batch(plan), *_limits(plan), *_estimates(plan))
 
 
 def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
@@ -69,6 +72,31 @@ def _batch(plan: LaunchPlan) -> Iterator[PlanWarning]:
             message=f"a global batch of {batch.train.global_batch:,} needs warm-up and perhaps a layer-wise optimizer",
             fix=f"keep the global batch at {_LARGE_BATCH:,} or less",
         )
+
+
+def _limits(plan: LaunchPlan) -> Iterator[PlanWarning]:
+    for step in plan.steps:
+        if step.spot:
+            yield PlanWarning(
+                code="spot-price",
+                message=f"{step.name} runs on spot: its cost is shown at the on-demand price, the most it can be",
+                fix="none needed",
+            )
+        if step.limits is not None and step.limits.max_runtime_seconds > ORDINARY_LONGEST_SECONDS:
+            yield PlanWarning(
+                code="longest-run",
+                message=f"the time limit of {step.name} is over 5 days, which is SageMaker's default quota for a job",
+                fix="--max-hours 120, or raise the quota 'Longest run time for a training job'",
+            )
+        if step.limits is not None and isinstance(step.time_hours, Hours):
+            hours = step.limits.max_runtime_seconds / SECONDS_PER_HOUR
+            if hours < step.time_hours.p50:
+                yield PlanWarning(
+                    code="short-limit",
+                    message=f"AWS ends {step.name} after {duration(hours)}, and it takes about "
+                    f"{duration(step.time_hours.p50)}",
+                    fix="a higher --max-hours or --max-cost",
+                )
 
 
 def _estimates(plan: LaunchPlan) -> Iterator[PlanWarning]:

@@ -76,6 +76,10 @@ class Shape(Frozen):
     """How gradients travel between the GPUs; `host` is through main memory, for CPU processes."""
     interconnect_gbs_per_gpu: PositiveFloat | None = None
     """Bandwidth between GPUs per GPU, both directions together, in GB/s; absent where no source was found."""
+    network_gbps: PositiveFloat | None = None
+    """Baseline network bandwidth of the instance in Gbit/s; absent where no source was found."""
+    local_storage_gb: PositiveInt | None = None
+    """NVMe storage of the instance in GB, which SageMaker uses instead of a volume; absent where it has none."""
     gpu: Gpu | None = None
     """The GPU, only where it is another one than the profile's."""
     quota: Quota | None = None

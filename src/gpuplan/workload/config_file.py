@@ -65,12 +65,12 @@ def config_schema() -> str:
 
 
 def value_shown(name: str, info: FieldInfo, instance_defaults: Mapping[str, object]) -> object:
-    """Return the value that stands in the file: the default, the profile's, or for an unset one an example.
+    """Return the value that stands in the file: the default or, where a setting has none of its own, an example.
 
-    The example is the schema's own or, failing that, the smallest value allowed.
+    The example is the schema's own; failing that, the profile's value or the smallest allowed.
     """
     if info.is_required():
-        return instance_defaults[name]
+        return info.examples[0] if info.examples else instance_defaults[name]
     if info.default is not None:
         return info.default
     if info.examples:
@@ -105,7 +105,9 @@ def _toml(value: object) -> str:
     """Return a number or a string as TOML; a basic string of TOML escapes as JSON does."""
     if isinstance(value, str):
         return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+    if isinstance(value, bool):
+        return str(value).lower()
+    if not isinstance(value, int | float | Decimal):
         raise TypeError(f"no setting is written as {type(value).__name__}")
     return str(value)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,6 +19,10 @@ from gpuplan.workload.schema import SECTIONS, Settings, setting_fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from gpuplan.core.frozen import Frozen
+
+S = TypeVar("S", bound="Frozen")
 
 CONFIG_FILE = "gpuplan.toml"
 _MAX_CONFIG_BYTES = 1_000_000
@@ -98,12 +102,27 @@ def validate(layers: Layers) -> Settings:
     return settings
 
 
-def _explain(error: ValidationError, layers: Layers) -> UsageError:
+def validate_section(layers: Layers, model: type[S]) -> S:
+    """Return the one section that the layers add up to, for commands that need no more.
+
+    Raises:
+        UsageError: as `validate`.
+    """
+    section = next(name for name, kind in SECTIONS.items() if kind is model)
+    values = {key.partition(".")[2]: value for key, value in layers.values.items() if key.startswith(f"{section}.")}
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise _explain(error, layers, section) from error
+
+
+def _explain(error: ValidationError, layers: Layers, section: str = "") -> UsageError:
     fields = {f.key: f for f in setting_fields()}
     lines = []
     fix = ""
     for item in error.errors(include_url=False):
-        key = ".".join(str(part) for part in item["loc"][:2])
+        location = (section, *item["loc"]) if section else item["loc"]
+        key = ".".join(str(part) for part in location[:2])
         setting = fields[key]
         origin = layers.origins.get(key, "default")
         lines.append(f"{setting.flag} = {shown(item['input'])} (from {origin}): {rule_broken(item)}")

@@ -23,9 +23,10 @@ NO_REGION = "none"
 
 @dataclass(frozen=True)
 class Flag:
-    """The command-line option of a field, where it is not `--field-name`."""
+    """The command-line option of a field, where it is not `--field-name`, and its variable, where not the flag's."""
 
     name: str
+    variable: str = ""
 
 
 def _decimal(value: object) -> object:
@@ -57,14 +58,51 @@ class Launch(Section):
     """Pipeline to run."""
     backend: str = Field(min_length=1)
     """Where jobs run; by default the profile's own."""
-    region: str
-    """AWS region whose prices and limits count; by default the profile's own."""
     device: Device = "auto"
     """Device of the job: cuda fails without a usable GPU; cpu rehearses with the same number of gloo processes."""
     world_size: int | None = Field(default=None, ge=1, le=4096, examples=[4])
-    """Training processes, one a GPU; by default all GPUs of the instance."""
+    """Training processes, one a GPU; by default all GPUs of all nodes."""
+    nodes: int = Field(default=1, ge=1, le=64)
+    """Instances the training runs on."""
+    spot: bool = False
+    """Train on spot capacity: cheaper, may be interrupted, goes on from its newest checkpoint."""
     max_cost: Usd | None = Field(default=None, gt=0, examples=["12.50"])
-    """Refuse to start if the p90 cost in USD passes this."""
+    """Refuse to start if the p90 cost in USD passes this; sent with the jobs as time limits that AWS enforces."""
+    max_hours: float | None = Field(default=None, gt=0, le=28 * 24, examples=[12])
+    """Time limit of the training in hours, enforced by AWS; by default 1.5 times its p90 time and 15 minutes."""
+
+
+class Aws(Section):
+    """Where in AWS; read by backends that run there."""
+
+    region: str = Field(pattern=r"^[a-z][a-z0-9-]{1,31}$", examples=["us-east-1"])
+    """AWS region; by default AWS_REGION, AWS_DEFAULT_REGION, the AWS profile's, else the instance profile's."""
+    profile: str | None = Field(default=None, min_length=1, examples=["default"])
+    """Profile of the AWS configuration; by default AWS_PROFILE."""
+    role_arn: Annotated[str | None, Flag("--role", "GPUPLAN_ROLE_ARN")] = Field(
+        default=None,
+        pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/[\w+=,.@/-]+$",
+        examples=["arn:aws:iam::123456789012:role/gpuplan-execution"],
+    )
+    """Execution role of the jobs; by default the stack's."""
+    bucket: str | None = Field(
+        default=None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", examples=["gpuplan-123456789012"]
+    )
+    """S3 bucket of code, checkpoints and results; by default the stack's."""
+    prefix: str = Field(default="gpuplan", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.=-]*(/[A-Za-z0-9][A-Za-z0-9_.=-]*)*$")
+    """Prefix in the bucket under which everything lies."""
+    stack: str = Field(default="gpuplan", pattern=r"^[A-Za-z][A-Za-z0-9-]{0,127}$")
+    """CloudFormation stack that names role and bucket where they are left out: gpuplan infra deploy makes it."""
+    image: str | None = Field(
+        default=None, pattern=r"^\S{1,255}$", examples=["123456789012.dkr.ecr.us-east-1.amazonaws.com/trainer:1"]
+    )
+    """Training image; by default the newest SageMaker image that runs on the GPU."""
+    wheels: bool = True
+    """Send pinned wheels of what SageMaker's images lack, PyTorch Lightning; an image that has it needs none."""
+    network_isolation: bool = True
+    """Run jobs without network access; their code and wheels come through S3 channels."""
+    poll_seconds: float = Field(default=20.0, ge=0.05, le=3600)
+    """Seconds between two looks at a job."""
 
 
 class Workload(Section):
@@ -125,6 +163,7 @@ class Settings(Frozen):
     """All settings of one run, complete: what a plan is computed from."""
 
     launch: Launch
+    aws: Aws
     workload: Workload
     lr: Lr
 
@@ -138,11 +177,12 @@ class SettingField:
     flag: str
     annotation: object
     help: str
+    own_variable: str = ""
 
     @property
     def variable(self) -> str:
         """The environment variable, `GPUPLAN_LR_RULE` for `--lr-rule`."""
-        return "GPUPLAN_" + self.flag.removeprefix("--").replace("-", "_").upper()
+        return self.own_variable or "GPUPLAN_" + self.flag.removeprefix("--").replace("-", "_").upper()
 
     @property
     def key(self) -> str:
@@ -155,10 +195,9 @@ def setting_fields() -> list[SettingField]:
     found = []
     for section, model in SECTIONS.items():
         for name, info in model.model_fields.items():
-            flags = [item.name for item in info.metadata if isinstance(item, Flag)]
-            flag = flags[0] if flags else "--" + name.replace("_", "-")
-            found.append(SettingField(section, name, flag, info.annotation, info.description or ""))
+            flag = next((item for item in info.metadata if isinstance(item, Flag)), Flag(f"--{name.replace('_', '-')}"))
+            found.append(SettingField(section, name, flag.name, info.annotation, info.description or "", flag.variable))
     return found
 
 
-SECTIONS: dict[str, type[Frozen]] = {"launch": Launch, "workload": Workload, "lr": Lr}
+SECTIONS: dict[str, type[Frozen]] = {"launch": Launch, "aws": Aws, "workload": Workload, "lr": Lr}

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuplan.core.names import did_you_mean, run_id, slug
+from gpuplan.core.names import did_you_mean, owner, run_id, slug
 
 SLUG = re.compile(r"[a-z0-9](-?[a-z0-9])*")
 TIMES = st.datetimes(datetime(2020, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - the strategy adds the zone
@@ -21,6 +21,14 @@ def test_any_text_becomes_a_safe_name(text: str) -> None:
     name = slug(text)
     assert SLUG.fullmatch(name)
     assert len(name) <= 24
+
+
+@pytest.mark.parametrize(
+    ("user", "known_as"), [("ada", "ada"), ("Ada Lovelace", "ada-lovelace"), ("DOMAIN\\ada; rm", "domain-ada-rm")]
+)
+def test_whoever_runs_it_is_known_by_a_safe_name(monkeypatch: pytest.MonkeyPatch, user: str, known_as: str) -> None:
+    monkeypatch.setenv("LOGNAME", user)  # the first that Python's getpass looks at
+    assert owner() == known_as
 
 
 @given(st.text())

@@ -9,8 +9,9 @@ import pytest
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.cost import Rate
+from gpuplan.planning.cost import Cost, Rate
 from gpuplan.planning.memory import MemoryEstimate
+from gpuplan.planning.throughput import Hours
 
 if TYPE_CHECKING:
     from conftest import MakePlan
@@ -31,9 +32,12 @@ def step(plan: LaunchPlan, name: str) -> StepPlan:
 
 
 def rate(plan: LaunchPlan, name: str) -> Decimal:
-    found = step(plan, name).rate_usd_per_hour
-    assert isinstance(found, Rate)
-    return found.amount
+    return rate_of(step(plan, name))
+
+
+def rate_of(found: StepPlan) -> Decimal:
+    assert isinstance(found.rate_usd_per_hour, Rate)
+    return found.rate_usd_per_hour.amount
 
 
 def verdict(plan: LaunchPlan, name: str) -> str:
@@ -90,8 +94,8 @@ def test_lr_find_pays_for_one_gpu_and_training_for_all(make_plan: MakePlan) -> N
 
 def test_another_region_has_other_prices_and_an_unheard_of_one_has_none(make_plan: MakePlan) -> None:
     base: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
-    assert rate(make_plan(base | {"launch.region": "eu-west-1"}), "train") == Decimal("7.9145875")
-    unknown = make_plan(base | {"launch.region": "nowhere-1"})
+    assert rate(make_plan(base | {"aws.region": "eu-west-1"}), "train") == Decimal("7.9145875")
+    unknown = make_plan(base | {"aws.region": "nowhere-1"})
     assert isinstance(step(unknown, "train").rate_usd_per_hour, Unknown)
     assert isinstance(unknown.total.cost_usd, Unknown)
     assert not isinstance(unknown.total.time_hours, Unknown), "time needs no price"
@@ -115,9 +119,64 @@ def test_fewer_processes_than_gpus_may_be_asked_for(make_plan: MakePlan, wanted:
 
 @pytest.mark.parametrize("wanted", [5, 4096])
 def test_more_processes_than_gpus_are_refused(make_plan: MakePlan, wanted: int) -> None:
-    with pytest.raises(UsageError, match=r"more than the 4 GPUs of g5\.12xlarge") as caught:
+    with pytest.raises(UsageError, match=r"more than the 4 GPUs of 1 x g5\.12xlarge") as caught:
         make_plan({"launch.instance": "g5", "launch.world_size": wanted})
     assert "--world-size 4" in caught.value.fix
+
+
+SEVERAL: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 16])
+def test_several_nodes_train_on_all_their_gpus_and_lr_find_on_one(make_plan: MakePlan, nodes: int) -> None:
+    plan = make_plan(SEVERAL | {"launch.nodes": nodes, "workload.per_gpu_batch": 16})
+    finder, training = plan.steps
+    assert (finder.instances, finder.gpus) == (1, 1)
+    assert (training.instances, training.gpus) == (nodes, 4 * nodes)
+    assert plan.batch.train.world_size == 4 * nodes
+
+
+def test_every_node_is_paid_for(make_plan: MakePlan) -> None:
+    for nodes in (1, 3):
+        training = step(make_plan(SEVERAL | {"launch.nodes": nodes, "workload.per_gpu_batch": 16}), "train")
+        assert isinstance(training.cost_usd, Cost)
+        assert isinstance(training.time_hours, Hours)
+        for band in ("p50", "p90"):
+            hours = Decimal(repr(getattr(training.time_hours, band)))
+            assert getattr(training.cost_usd, band) == Decimal("7.09") * nodes * hours
+        assert rate_of(training) == Decimal("7.09"), "the rate is that of one instance"
+
+
+def test_processes_divide_evenly_over_the_nodes_or_are_refused(make_plan: MakePlan) -> None:
+    two = make_plan(SEVERAL | {"launch.nodes": 2, "launch.world_size": 6})
+    assert (step(two, "train").gpus, step(two, "train").instances) == (6, 2)
+    with pytest.raises(UsageError, match="--world-size 5 does not divide over --nodes 2") as caught:
+        make_plan(SEVERAL | {"launch.nodes": 2, "launch.world_size": 5})
+    assert caught.value.fix == "--world-size 4"
+    with pytest.raises(UsageError) as caught:
+        make_plan(SEVERAL | {"launch.nodes": 3, "launch.world_size": 1})
+    assert caught.value.fix == "--world-size 3"
+
+
+def test_more_processes_than_all_nodes_have_gpus_are_refused(make_plan: MakePlan) -> None:
+    with pytest.raises(UsageError, match=r"more than the 8 GPUs of 2 x g5\.12xlarge"):
+        make_plan(SEVERAL | {"launch.nodes": 2, "launch.world_size": 9})
+
+
+@pytest.mark.parametrize("backend", ["local", "fake"])
+def test_a_backend_on_one_machine_refuses_several_nodes(make_plan: MakePlan, backend: str) -> None:
+    with pytest.raises(UsageError, match="runs jobs on one machine") as caught:
+        make_plan({"launch.nodes": 2, "launch.backend": backend})
+    assert caught.value.fix == "--nodes 1"
+
+
+def test_processes_on_cpus_share_the_memory_of_their_own_node(make_plan: MakePlan) -> None:
+    cpu = SEVERAL | {"launch.device": "cpu", "workload.per_gpu_batch": 16}
+    one, two = (step(make_plan(cpu | {"launch.nodes": nodes}), "train") for nodes in (1, 2))
+    assert isinstance(one.memory, MemoryEstimate)
+    assert isinstance(two.memory, MemoryEstimate)
+    assert one.memory.capacity_gib == two.memory.capacity_gib
+    assert one.measured_scale == two.measured_scale, "as many processes share the cores of a node"
 
 
 @pytest.mark.parametrize(("asked", "used"), [("auto", "cuda"), ("cuda", "cuda"), ("cpu", "cpu")])

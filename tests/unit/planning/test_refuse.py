@@ -13,6 +13,8 @@ from gpuplan.planning.cost import Cost
 from gpuplan.planning.refuse import refuse
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from conftest import MakePlan
 
 G5: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
@@ -86,7 +88,7 @@ def test_the_p90_cost_is_what_the_limit_is_held_against(make_plan: MakePlan) -> 
 
 
 def test_a_limit_cannot_be_kept_while_the_cost_is_not_known(make_plan: MakePlan) -> None:
-    plan = make_plan(G5 | {"launch.region": "nowhere-1"})
+    plan = make_plan(G5 | {"aws.region": "nowhere-1"})
     with pytest.raises(OverBudgetError, match="not known") as caught:
         refuse(plan, Decimal(1000), allow_retired=False)
     assert "nowhere-1" in caught.value.why
@@ -101,10 +103,42 @@ def test_data_that_are_a_description_only_are_planned_but_not_launched(make_plan
     plan = make_plan(G5 | {"workload.data": "imagenet"})
     with pytest.raises(UsageError) as caught:
         refuse(plan, None, allow_retired=False)
-    assert "imagefolder:" in caught.value.fix
+    assert "imagenet:s3://" in caught.value.fix
 
 
 def test_a_model_that_is_not_known_is_no_reason_to_refuse(make_plan: MakePlan) -> None:
     # Its memory is unknown, not too big: the job itself will tell.
     plan = make_plan({"workload.image_size": 1, "workload.model": "vgg16"})
     refuse(plan, None, allow_retired=False)
+
+
+ON_S3 = "imagefolder:s3://bucket/flowers?train=1000&val=100&classes=10&bytes=110000"
+
+
+def test_data_on_s3_go_to_sagemaker_and_nowhere_else(make_plan: MakePlan) -> None:
+    refuse(make_plan({**G5, "workload.data": ON_S3, "workload.image_size": 64}), None, allow_retired=False)
+    with pytest.raises(UsageError, match="backend fake does not fetch it") as caught:
+        refuse(
+            make_plan({**G5, "launch.backend": "fake", "workload.data": ON_S3, "workload.image_size": 64}),
+            None,
+            allow_retired=False,
+        )
+    assert "aws s3 sync" in caught.value.fix
+
+
+def test_data_on_this_machine_are_not_sent_to_sagemaker_by_silence(make_plan: MakePlan, tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        for label in ("cat", "dog"):
+            folder = tmp_path / part / label
+            folder.mkdir(parents=True)
+            for number in range(4):
+                (folder / f"{number}.png").touch()
+    values = {**G5, "workload.data": f"imagefolder:{tmp_path}", "workload.image_size": 64, "workload.per_gpu_batch": 1}
+    with pytest.raises(UsageError, match="lies on this machine"):
+        refuse(make_plan(values), None, allow_retired=False)
+
+
+def test_data_that_do_not_fit_the_disk_are_refused(make_plan: MakePlan) -> None:
+    values: dict[str, object] = {"launch.instance": "g4dn", "launch.backend": "sagemaker"}
+    with pytest.raises(PlanRefusedError, match=r"do not fit the disk of ml\.g4dn\.xlarge"):
+        refuse(make_plan({**values, "workload.data": "imagenet:s3://bucket/imagenet"}), None, allow_retired=False)

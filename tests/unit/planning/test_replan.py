@@ -77,7 +77,7 @@ def test_accumulation_multiplies_the_step(make_plan: MakePlan) -> None:
 
 
 def test_a_price_that_is_not_known_stays_unknown(make_plan: MakePlan) -> None:
-    assert isinstance(again(make_plan(G5 | {"launch.region": "nowhere-1"}), 1.0).cost_usd, Unknown)
+    assert isinstance(again(make_plan(G5 | {"aws.region": "nowhere-1"}), 1.0).cost_usd, Unknown)
 
 
 @pytest.mark.parametrize("values", [{"launch.instance": "p4d"}, {**G5, "launch.pipeline": "lr"}], ids=str)

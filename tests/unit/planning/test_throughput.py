@@ -87,6 +87,44 @@ def test_four_gpus_do_almost_four_times_the_work() -> None:
     assert 3.2 * one < four < 4 * one
 
 
+def nodes(count: int, gbps: float | None = 40.0) -> Hardware:
+    """Return `count` machines of four A10G each."""
+    several = {"gpus": 4 * count, "vcpus": 48 * count, "nodes": count, "network_gbps": gbps}
+    return FOUR_A10G.model_copy(update=several)
+
+
+@given(loads, st.integers(1, 32), st.integers(1, 32), st.floats(0.5, 4000))
+def test_more_nodes_never_make_a_step_shorter_nor_an_epoch_longer_on_a_fast_network(
+    load: StepLoad, few: int, more: int, gbps: float
+) -> None:
+    small, large = step(load, nodes(few, gbps)), step(load, nodes(few + more, gbps))
+    assert large.seconds >= small.seconds * (1 - 1e-9)
+    assert step(load, nodes(few + more, 1e6)).seconds / (few + more) <= step(load, nodes(few, 1e6)).seconds / few
+
+
+@given(loads, st.integers(2, 32), st.floats(0.5, 4000), st.floats(1, 10))
+def test_a_faster_network_never_makes_a_step_longer(load: StepLoad, count: int, gbps: float, faster: float) -> None:
+    assert step(load, nodes(count, gbps * faster)).seconds <= step(load, nodes(count, gbps)).seconds
+
+
+def test_two_nodes_send_their_gradients_over_the_network() -> None:
+    large = RESNET50.model_copy(update={"parameters": 1_000_000_000})
+    slow, fast = (step(TENSORS, nodes(2, gbps), large) for gbps in (10.0, 1e6))
+    assert slow.bound == "all-reduce"
+    # 4 GB of gradients each way at 70 % of 10 Gbit/s; half a micro-batch hides, and the ring inside a node at 5 GB/s.
+    assert slow.seconds - fast.seconds == pytest.approx(4e9 / (0.7 * 10e9 / 8) - 2 * 7 / 8 * 4e9 / 5e9, rel=0.05)
+
+
+def test_the_network_of_one_node_does_not_matter() -> None:
+    assert step(TENSORS, nodes(1, None)) == step(TENSORS, nodes(1, 0.001)) == step(TENSORS, FOUR_A10G)
+
+
+def test_an_unknown_network_between_nodes_has_an_unknown_time() -> None:
+    found = throughput.step_time(RESNET50, TENSORS, nodes(2, None))
+    assert isinstance(found, Unknown)
+    assert "network" in found.unknown
+
+
 def test_few_cores_that_decode_jpeg_bound_a_fast_gpu() -> None:
     assert step(JPEG).bound == "data loading"
     assert step(TENSORS).bound == "compute"

@@ -30,11 +30,18 @@ CASES: list[tuple[dict[str, object], list[str]]] = [
     ({**ONE_GPU, "workload.per_gpu_batch": 8192}, []),
     ({**ONE_GPU, "workload.per_gpu_batch": 8193}, ["large-global-batch"]),
     (
-        {"launch.instance": "g6", "launch.backend": "sagemaker", "launch.region": "nowhere-1"},
+        {"launch.instance": "g6", "launch.backend": "sagemaker", "aws.region": "nowhere-1"},
         ["unknown-price", "unknown-price"],
     ),
     (
-        {"launch.instance": "p3dn", "workload.per_gpu_batch": 8, "launch.backend": "ec2", "launch.region": "nowhere-1"},
+        {"launch.instance": "g6", "launch.backend": "sagemaker", "launch.spot": True},
+        ["spot-price"],
+    ),
+    ({"launch.instance": "g6", "launch.backend": "sagemaker", "launch.max_hours": 120.0}, []),
+    ({"launch.instance": "g6", "launch.backend": "sagemaker", "launch.max_hours": 121.0}, ["longest-run"]),
+    ({"launch.instance": "g6", "launch.backend": "sagemaker", "launch.max_hours": 0.02}, ["short-limit"]),
+    (
+        {"launch.instance": "p3dn", "workload.per_gpu_batch": 8, "launch.backend": "ec2", "aws.region": "nowhere-1"},
         ["finder-gpu-differs", "small-batchnorm", "unknown-price", "unknown-price"],
     ),
 ]

@@ -27,7 +27,7 @@ INSTANCE: dict[str, object] = {
 }
 INSTANCE_KEYS = {
     "launch.backend": "local",
-    "launch.region": "none",
+    "aws.region": "none",
     "workload.per_gpu_batch": 32,
     "workload.precision": "fp32",
     "workload.workers": 8,
@@ -150,7 +150,34 @@ def test_schema_carries_help_and_default(field: Any) -> None:  # noqa: ANN401 - 
     assert ("default" in entry) == (not info.is_required() and info.default is not None)
 
 
+@pytest.mark.parametrize(
+    ("section", "name", "default"),
+    [("launch", "spot", False), ("aws", "network_isolation", True), ("aws", "wheels", True)],
+)
+def test_switches_are_toml_booleans_and_json_booleans(tmp_path: Path, section: str, name: str, default: bool) -> None:  # noqa: FBT001 - pytest's parameter
+    assert f"#{name} = {str(default).lower()}\n" in config_text(INSTANCE)
+    assert properties(section)[name] | {"description": ""} == {"type": "boolean", "default": default, "description": ""}
+    layers = settings_of(tmp_path / "gpuplan.toml", f"[{section}]\n{name} = {str(not default).lower()}\n")
+    assert layers.values[f"{section}.{name}"] is not default
+
+
+def test_a_setting_without_a_default_of_its_own_shows_an_example_that_is_no_secret() -> None:
+    values = tomllib.loads(uncommented(config_text(INSTANCE)))["aws"]
+    assert "123456789012" in values["role_arn"], "the account that AWS's own examples use"
+    assert "123456789012" in values["bucket"]
+    assert values["prefix"] == values["stack"] == "gpuplan"
+
+
 def test_schema_carries_choices_and_bounds() -> None:
+    assert properties("launch")["nodes"] | {"description": ""} == {
+        "type": "integer",
+        "default": 1,
+        "minimum": 1,
+        "maximum": 64,
+        "description": "",
+    }
+    assert properties("launch")["max_hours"]["exclusiveMinimum"] == 0
+    assert properties("aws")["role_arn"]["pattern"].startswith("^arn:aws")
     assert properties("workload")["optimizer"]["enum"] == ["sgd", "adamw"]
     assert properties("workload")["accumulate"]["maximum"] == 16
     assert properties("launch")["max_cost"]["exclusiveMinimum"] == 0

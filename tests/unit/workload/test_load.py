@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PROFILE: dict[str, object] = {
     "launch.backend": "local",
-    "launch.region": "none",
+    "aws.region": "none",
     "workload.per_gpu_batch": 32,
     "workload.precision": "fp32",
     "workload.workers": 0,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gpuplan.workload.schema import SECTIONS, Launch, SettingField, Settings, setting_fields
+from gpuplan.workload.schema import SECTIONS, Aws, Launch, SettingField, Settings, setting_fields
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -21,14 +21,15 @@ FIELDS = setting_fields()
 EVERY_FIELD = pytest.mark.parametrize("field", FIELDS, ids=lambda field: field.key)
 FROM_THE_PROFILE = {
     "launch.backend",
-    "launch.region",
+    "aws.region",
     "workload.per_gpu_batch",
     "workload.precision",
     "workload.workers",
 }
 
 REQUIRED: dict[str, dict[str, object]] = {
-    "launch": {"backend": "local", "region": "none"},
+    "launch": {"backend": "local"},
+    "aws": {"region": "none"},
     "workload": {"per_gpu_batch": 1, "precision": "fp32", "workers": 0},
     "lr": {},
 }
@@ -111,6 +112,76 @@ def test_a_float_of_a_file_is_the_dollars_that_stand_there(amount: float) -> Non
 def test_what_is_no_amount_is_refused(amount: object) -> None:
     with pytest.raises(ValidationError):
         launch(amount)
+
+
+def aws(**values: object) -> Aws:
+    return Aws.model_validate({"region": "us-east-1", **values})
+
+
+def test_the_role_has_the_variable_that_is_documented() -> None:
+    role = next(field for field in FIELDS if field.key == "aws.role_arn")
+    assert (role.flag, role.variable) == ("--role", "GPUPLAN_ROLE_ARN")
+
+
+@pytest.mark.parametrize(
+    "role",
+    [
+        "arn:aws:iam::123456789012:role/gpuplan",
+        "arn:aws-us-gov:iam::123456789012:role/service-role/Gpuplan+=,.@-_x",
+        "arn:aws-cn:iam::123456789012:role/x",
+    ],
+)
+def test_a_role_is_an_arn_of_any_partition(role: str) -> None:
+    assert aws(role_arn=role).role_arn == role
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("role_arn", "gpuplan"),
+        ("role_arn", "arn:aws:iam::12345:role/x"),
+        ("role_arn", "arn:aws:iam::123456789012:user/x"),
+        ("role_arn", "arn:aws:iam::123456789012:role/x y"),
+        ("bucket", "No_Such_Bucket"),
+        ("bucket", "s3://bucket"),
+        ("bucket", "ab"),
+        ("bucket", "x" * 64),
+        ("prefix", ""),
+        ("prefix", "/gpuplan"),
+        ("prefix", "gpuplan/"),
+        ("prefix", "a//b"),
+        ("prefix", "../other"),
+        ("prefix", "a b"),
+        ("stack", "1gpuplan"),
+        ("stack", "gpu_plan"),
+        ("image", ""),
+        ("image", "x" * 256),
+        ("image", "trainer:1 "),
+        ("profile", ""),
+        ("network_isolation", "yes"),
+        ("network_isolation", 1),
+        ("poll_seconds", 0),
+        ("poll_seconds", 3601),
+    ],
+)
+def test_what_aws_would_not_take_is_refused_before_aws_is_asked(name: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        aws(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("nodes", 0), ("nodes", 65), ("nodes", 2.0), ("spot", 1), ("spot", "true")]
+)
+def test_nodes_are_counted_and_spot_is_yes_or_no(name: str, value: object) -> None:
+    with pytest.raises(ValidationError):
+        Launch.model_validate({**REQUIRED["launch"], name: value})
+
+
+@pytest.mark.parametrize("hours", [0, -1.0, 28 * 24 + 0.1, float("nan"), float("inf"), "12"])
+def test_a_time_limit_is_some_hours_of_at_most_28_days(hours: object) -> None:
+    with pytest.raises(ValidationError):
+        Launch.model_validate({**REQUIRED["launch"], "max_hours": hours})
+    assert Launch.model_validate({**REQUIRED["launch"], "max_hours": 672}).max_hours == 672
 
 
 def test_there_is_a_json_schema_of_all_settings() -> None:
