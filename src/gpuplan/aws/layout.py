@@ -1,0 +1,90 @@
+"""Where things lie in the bucket, and what a job is called: the one place that knows the keys. Pure.
+
+Everything of a run lies under `<prefix>/runs/<run_id>/<step>/<attempt>/`, code and wheels under
+`<prefix>/code/<sha256>/`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_SCHEME = "sagemaker://"
+_NAME = re.compile(r"(?P<run_id>[a-z0-9-]+-[0-9a-hjkmnp-tv-z]{13})-(?P<step>[a-z][a-z-]*)-(?P<attempt>[0-9]+)")
+"""A run id is a slug and 13 symbols of base 32 (see `core.names.run_id`)."""
+_CHECKPOINTS = "checkpoints/"
+
+
+@dataclass(frozen=True)
+class AttemptPlace:
+    """The keys of one attempt of one step; `root` ends in a slash, as all folders here."""
+
+    root: str
+
+    @property
+    def output(self) -> str:
+        """Where SageMaker puts what it packs up at the end."""
+        return f"{self.root}output/"
+
+    @property
+    def checkpoints(self) -> str:
+        """What SageMaker mirrors while the job runs: checkpoints, and below them the results."""
+        return f"{self.root}{_CHECKPOINTS}"
+
+    def mirrored(self, document: str) -> str:
+        """Return the key of a result document as the job left it."""
+        return f"{self.checkpoints}results/{document}"
+
+    def published(self, document: str) -> str:
+        """Return the key of a result document that was verified and published once."""
+        return f"{self.root}results/{document}"
+
+    def file(self, name: str) -> str:
+        """Return the key of a file by its name in the job's folder."""
+        return f"{self.root}{name}" if name.startswith(_CHECKPOINTS) else self.published(name)
+
+
+def attempt_place(prefix: str, run_id: str, step: str, attempt: int | str) -> AttemptPlace:
+    """Return where one attempt lies."""
+    return AttemptPlace(f"{prefix}/runs/{run_id}/{step}/{attempt}/")
+
+
+def code_folder(prefix: str, sha256: str) -> str:
+    """Return the folder of one version of code and wheels."""
+    return f"{prefix}/code/{sha256}/"
+
+
+def handle(region: str, job_name: str) -> str:
+    """Return the URL of a training job."""
+    return f"{_SCHEME}{region}/{job_name}"
+
+
+def job_name(handle: str) -> str:
+    """Return the training job's name in a handle."""
+    return handle.removeprefix(_SCHEME).partition("/")[2]
+
+
+def place_of(prefix: str, job: str) -> AttemptPlace:
+    """Return where a job's attempt lies, read off its name.
+
+    Raises:
+        ValueError: no job of gpuplan has such a name.
+    """
+    parts = _parts(job)
+    return attempt_place(prefix, parts["run_id"], parts["step"], parts["attempt"])
+
+
+def run_id(job: str) -> str:
+    """Return the run that a job's name names.
+
+    Raises:
+        ValueError: no job of gpuplan has such a name.
+    """
+    return _parts(job)["run_id"]
+
+
+def _parts(job: str) -> re.Match[str]:
+    parts = _NAME.fullmatch(job)
+    if parts is None:
+        raise ValueError(f"{job!r} is no name of a gpuplan job")
+    return parts
