@@ -24,36 +24,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import FakeClock, MakePlan, Recorder
+    from engine.conftest import Bench
     from gpuplan.backends.base import Request
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.store.events import Event
     from gpuplan.store.record import RunRecord
 
 RUN = "digits-0000000000001"
-
-
-class Bench:
-    """One run on a fake backend, driven as often as a test likes."""
-
-    def __init__(self, store: RunStore, clock: FakeClock, recorder: Recorder, root: Path, run: str = RUN) -> None:
-        self.store, self.clock, self.recorder, self.root, self.run = store, clock, recorder, root, run
-
-    def backend(self, script: Script | None = None) -> FakeBackend:
-        return FakeBackend(self.root, script)
-
-    def start(self, plan: LaunchPlan) -> None:
-        self.store.create(self.run, Planned(plan=plan))
-
-    def drive(self, script: Script | None = None) -> RunRecord:
-        return Engine(self.store, self.backend(script), self.clock, self.recorder).drive(self.run)
-
-    def kinds(self) -> list[str]:
-        return [stored.event.kind for stored in self.store.events(self.run)]
-
-
-@pytest.fixture
-def bench(store: RunStore, clock: FakeClock, recorder: Recorder, tmp_path: Path) -> Bench:
-    return Bench(store, clock, recorder, tmp_path / "fake")
 
 
 def changed(name: str, change: Callable[[dict[str, object]], object]) -> Script:
@@ -245,7 +222,7 @@ def test_what_lr_find_spent_counts_against_the_budget(bench: Bench, make_plan: M
     assert isinstance(spent, Decimal)
     assert spent > 0
     # Enough for the training's p90 alone, not for what is already spent as well.
-    tight = Bench(bench.store, bench.clock, bench.recorder, bench.root.with_name("tight"), "digits-0000000000002")
+    tight = bench.another("digits-0000000000002")
     tight.start(limited(str(free.replanned.cost_usd.p90 + spent / 2)))
     assert tight.drive().exit_code is ExitCode.OVER_BUDGET
 
@@ -256,9 +233,8 @@ def test_an_error_while_polling_leaves_the_job_open_and_resume_adopts_it(bench: 
             raise GpuplanError(f"cannot reach {handle}")
 
     bench.start(make_plan())
-    engine = Engine(bench.store, Offline(bench.root), bench.clock, bench.recorder)
     with pytest.raises(GpuplanError, match="cannot reach"):
-        engine.drive(RUN)
+        bench.drive(backend=Offline(bench.root))
     assert bench.store.record(RUN).state == "running"
     assert bench.drive().state == "succeeded"
     assert bench.backend().created() == [f"{RUN}-lr-find-1", f"{RUN}-train-1"], "no second job beside the first"
@@ -277,12 +253,12 @@ def test_a_new_attempt_waits_for_the_end_of_the_one_before(bench: Bench, make_pl
             return JobStatus(JobState.STOPPING, handle)
 
     bench.start(make_plan())
-    record = Engine(bench.store, Refusing(bench.root), bench.clock, bench.recorder).drive(RUN)
+    record = bench.drive(backend=Refusing(bench.root))
     assert record.state == "failed"
     assert record.live_handles() == [f"fake://{RUN}-lr-find-1"]
     bench.store.append(RUN, Resumed())
     with pytest.raises(MayBeBillingError):
-        Engine(bench.store, Deaf(bench.root), bench.clock, bench.recorder).drive(RUN)
+        bench.drive(backend=Deaf(bench.root))
     assert bench.backend().created() == [f"{RUN}-lr-find-1"]
     record = bench.drive()
     assert record.state == "succeeded"
@@ -299,10 +275,10 @@ def test_a_job_whose_files_are_deleted_is_a_failure_not_an_endless_wait(bench: B
             return handle
 
     bench.start(make_plan())
-    record = Engine(bench.store, Forgetful(bench.root), bench.clock, bench.recorder).drive(RUN)
+    record = bench.drive(backend=Forgetful(bench.root))
     assert record.exit_code is ExitCode.JOB_FAILED
     assert record.failure is not None
-    assert "its files are gone" in record.failure.message
+    assert "it is gone" in record.failure.message
 
 
 @pytest.mark.parametrize("submit_fails", [False, True])
@@ -322,7 +298,7 @@ def test_a_cancel_that_overtakes_the_submit_ends_as_cancelled(
             raise GpuplanError(f"the launcher of {request.name} was stopped while it started")
 
     bench.start(make_plan())
-    record = Engine(bench.store, Overtaken(bench.root), bench.clock, bench.recorder).drive(RUN)
+    record = bench.drive(backend=Overtaken(bench.root))
     assert record.state == "cancelled"
     assert record.live_handles() == []
     assert bench.backend().created() == []
@@ -357,6 +333,9 @@ class MortalStore:
 
     def record(self, run_id: str) -> RunRecord:
         return self._store.record(run_id)
+
+    def renew(self, run_id: str) -> None:
+        self._store.renew(run_id)
 
 
 class MortalBackend(FakeBackend):

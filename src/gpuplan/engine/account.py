@@ -1,32 +1,72 @@
-"""What an attempt cost, from its submission to its end as this client saw them, kept with the event of its end."""
+"""What an attempt cost, kept with the event of its end: what the service bills, else the time this client saw.
+
+Called by the engine and by `cancel`; reports read the sums here.
+"""
 
 from __future__ import annotations
 
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
-from gpuplan.planning.cost import Rate
 from gpuplan.store.events import Observed
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from gpuplan.backends.base import JobStatus
-    from gpuplan.core.frozen import Unknown
+    from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import RunRecord
 
 
 def observed(record: RunRecord, step: str, attempt: int, status: JobStatus, now: datetime) -> Observed:
     """Return the event of a job's state, with the attempt's cost in USD where the state is terminal."""
-    cost = _cost(record, step, attempt, now) if status.state.terminal else None
-    return Observed(step=step, attempt=attempt, state=status.state, detail=status.detail, cost_usd=cost)
+    cost = _cost(record, step, attempt, status, now) if status.state.terminal else None
+    return Observed(
+        step=step,
+        attempt=attempt,
+        state=status.state,
+        detail=status.detail,
+        cost_usd=cost,
+        billable_seconds=status.billable_seconds,
+    )
 
 
-def _cost(record: RunRecord, step: str, attempt: int, now: datetime) -> Decimal | Unknown:
+def spent(record: RunRecord) -> Decimal | Unknown:
+    """Return the US dollars of all attempts that have ended, or why they are not known."""
+    costs = [attempt.cost_usd for step in record.steps for attempt in step.attempts if attempt.cost_usd is not None]
+    missing = next((cost for cost in costs if isinstance(cost, Unknown)), None)
+    return missing or sum((cost for cost in costs if isinstance(cost, Decimal)), Decimal(0))
+
+
+def so_far(record: RunRecord, now: datetime) -> Decimal | Unknown:
+    """Return the US dollars of the run up to now: attempts that ended, and running ones since they were seen to run."""
+    total = spent(record)
+    for step in record.steps:
+        planned = record.plan.step(step.name)
+        for attempt in step.attempts:
+            if isinstance(total, Unknown) or planned is None or attempt.ended_at or attempt.running_since is None:
+                continue
+            more = _dollars(planned, (now - attempt.running_since).total_seconds())
+            total = more if isinstance(more, Unknown) else total + more
+    return total
+
+
+def _cost(record: RunRecord, step: str, attempt: int, status: JobStatus, now: datetime) -> Decimal | Unknown:
     planned = record.plan.step(step)
-    started = next(a.started_at for a in record.step(step).attempts if a.number == attempt)
-    rate = planned.rate_usd_per_hour if planned else Rate(amount=Decimal(0), source="no such step")
-    if not isinstance(rate, Rate):
+    if planned is None or not status.exists:
+        return Decimal(0)
+    if status.billable_seconds is not None:
+        return _dollars(planned, status.billable_seconds)
+    tried = next(a for a in record.step(step).attempts if a.number == attempt)
+    if planned.limits is not None and tried.running_since is None:
+        return Decimal(0)  # billing starts when the job begins to download, and this one never was seen to
+    return _dollars(planned, (now - (tried.running_since or tried.started_at)).total_seconds())
+
+
+def _dollars(step: StepPlan, seconds: float) -> Decimal | Unknown:
+    rate = step.rate_usd_per_hour
+    if isinstance(rate, Unknown):
         return rate
-    return rate.amount * Decimal(str((now - started).total_seconds())) / SECONDS_PER_HOUR
+    return rate.amount * step.instances * Decimal(str(seconds)) / SECONDS_PER_HOUR

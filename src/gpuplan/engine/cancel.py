@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from gpuplan.core.errors import LockedError, MayBeBillingError
 from gpuplan.engine.account import observed
 from gpuplan.store import events as ev
-from gpuplan.store import lock
 
 if TYPE_CHECKING:
     from gpuplan.backends.base import Backend, JobStatus
@@ -18,8 +17,11 @@ if TYPE_CHECKING:
     from gpuplan.store.record import Attempt, RunRecord
     from gpuplan.store.sqlite import RunStore
 
-_LIMIT_SECONDS = 120.0
-_PAUSE_SECONDS = 0.2
+_LIMIT_SECONDS = 720.0
+"""SageMaker leaves a job 120 s to end by itself, and a driver that was killed on another machine its lease 600 s."""
+_LOOKS, _MARGIN_SECONDS = 3, 10.0
+"""A driver that lives has looked at its job so often by then, and recorded its end."""
+_LONGEST_PAUSE_SECONDS = 5.0
 
 
 def cancel(run_id: str, store: RunStore, backend: Backend, clock: Clock) -> RunRecord:
@@ -32,23 +34,34 @@ def cancel(run_id: str, store: RunStore, backend: Backend, clock: Clock) -> RunR
     if record.state in {"succeeded", "cancelled"} or (record.state == "failed" and not record.live_handles()):
         return record
     store.append(run_id, ev.CancelRequested())
-    deadline = clock.monotonic() + _LIMIT_SECONDS
-    while clock.monotonic() < deadline:
+    begun = clock.monotonic()
+    patience = _LOOKS * backend.poll_seconds + _MARGIN_SECONDS
+    pause = min(backend.poll_seconds, _LONGEST_PAUSE_SECONDS)
+    while clock.monotonic() - begun < _LIMIT_SECONDS:
         record = store.record(run_id)
         if record.state in {"succeeded", "failed", "cancelled"}:
             return record
-        for handle in record.live_handles():
-            backend.stop(handle)
+        ended = _stop_all(record, backend)
         try:
-            with lock.hold(store.folder(run_id), run_id, clock):
+            with store.driving(run_id, take_over=ended and clock.monotonic() - begun > patience):
                 return _settle(run_id, store, backend, clock)
         except LockedError:
-            clock.sleep(_PAUSE_SECONDS)  # the driver sees its job end and records it
+            clock.sleep(pause)  # the driver sees its job end and records it
     raise MayBeBillingError(
         f"{run_id} could not be confirmed as stopped within {_LIMIT_SECONDS:.0f} s",
         why="still alive: " + ", ".join(record.live_handles()),
         fix=f"gpuplan cancel {run_id}    again, then: gpuplan status {run_id}",
     )
+
+
+def _stop_all(record: RunRecord, backend: Backend) -> bool:
+    """Stop all jobs of a run that may live, and tell whether they are over and its driver can create none any more.
+
+    It can while an intent has no answer: the call may be on its way. Before another intent it meets the cancel.
+    """
+    live = [attempt for step in record.steps for attempt in step.attempts if not attempt.state.terminal]
+    over = [backend.stop(attempt.handle).state.terminal for attempt in live]
+    return all(over) and all(attempt.submitted for attempt in live)
 
 
 def _settle(run_id: str, store: RunStore, backend: Backend, clock: Clock) -> RunRecord:

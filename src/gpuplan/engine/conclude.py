@@ -9,10 +9,11 @@ import json
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from gpuplan.core.errors import ExitCode, GpuplanError, JobFailedError
+from gpuplan.core.errors import CapacityError, ExitCode, GpuplanError, JobFailedError, OverBudgetError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import usd
+from gpuplan.engine.account import spent
 from gpuplan.planning.decision import decide
 from gpuplan.planning.replan import replan
 from gpuplan.store import events as ev
@@ -72,6 +73,18 @@ def follow_ups(record: RunRecord, step: StepPlan) -> Iterator[ev.Event]:
 def job_error(run_id: str, job: JobInput, status: JobStatus, failure: Failure | None) -> GpuplanError:
     """Return why a job ended without success, in its own words where it left any."""
     resume = f"gpuplan resume {run_id}"
+    if status.exit_code is ExitCode.OVER_BUDGET:
+        return OverBudgetError(
+            f"{job.step} ran into its limit ({status.detail})",
+            why="the limit follows from --max-cost or --max-hours, by default from 1.5 x the p90 time",
+            fix="launch again with a higher --max-cost or --max-hours",
+        )
+    if status.exit_code is ExitCode.CAPACITY:
+        return CapacityError(
+            f"{job.step} got no instance ({status.detail})",
+            why="AWS has none free there now; a job that never ran costs nothing",
+            fix=f"{resume}    tries again; or another --region or --instance",
+        )
     if failure is None:
         detail = f" ({status.detail})" if status.detail else ""
         verb = "was stopped" if status.state is JobState.STOPPED else "failed"
@@ -97,21 +110,15 @@ def _over_budget(record: RunRecord, new: ev.Replanned) -> bool:
     limit = record.plan.provenance.settings.launch.max_cost
     if limit is None:
         return False
-    spent = _spent(record)
-    return isinstance(spent, Unknown) or isinstance(new.cost_usd, Unknown) or spent + new.cost_usd.p90 > limit
-
-
-def _spent(record: RunRecord) -> Decimal | Unknown:
-    costs = [attempt.cost_usd for step in record.steps for attempt in step.attempts if attempt.cost_usd is not None]
-    missing = next((cost for cost in costs if isinstance(cost, Unknown)), None)
-    return missing or sum((cost for cost in costs if isinstance(cost, Decimal)), _NOTHING)
+    before = spent(record)
+    return isinstance(before, Unknown) or isinstance(new.cost_usd, Unknown) or before + new.cost_usd.p90 > limit
 
 
 def _budget_failure(record: RunRecord, step: StepPlan, attempt: int, new: ev.Replanned) -> ev.Failed:
     limit = record.plan.provenance.settings.launch.max_cost or _NOTHING
     p90 = "cost is not known" if isinstance(new.cost_usd, Unknown) else f"p90 cost is {usd(new.cost_usd.p90)}"
-    spent = _spent(record)
-    before = "an unknown amount" if isinstance(spent, Unknown) else usd(spent)
+    amount = spent(record)
+    before = "an unknown amount" if isinstance(amount, Unknown) else usd(amount)
     return ev.Failed(
         step=step.name,
         attempt=attempt,

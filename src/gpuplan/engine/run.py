@@ -9,21 +9,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from gpuplan.backends.base import JobSpec, JobStatus
-from gpuplan.core.errors import ExitCode, GpuplanError, NoResultError, StoreError
+from gpuplan.core.errors import (
+    GpuplanError,
+    LockedError,
+    MayBeBillingError,
+    NoResultError,
+    PlanRefusedError,
+    StoreError,
+    UnreachableError,
+)
 from gpuplan.core.failpoint import failpoint
 from gpuplan.core.job_state import JobState
 from gpuplan.engine import conclude, verify
 from gpuplan.engine.account import observed
+from gpuplan.engine.attempt import job_spec
 from gpuplan.engine.cancel import confirm_stopped
 from gpuplan.engine.wait import wait
 from gpuplan.planning.job_input import job_input
 from gpuplan.store import events as ev
+from gpuplan.store.lease import FencedError
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
-    from gpuplan.backends.base import Backend
+    from gpuplan.backends.base import Backend, JobStatus
     from gpuplan.core.clock import Clock
+    from gpuplan.core.errors import ExitCode
     from gpuplan.engine.observer import Observer
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import Attempt, RunRecord
@@ -41,6 +51,10 @@ class RunLog(Protocol):
         """Return the run as its events tell it."""
         ...
 
+    def renew(self, run_id: str) -> None:
+        """Say that its driver lives; called with every look at a job."""
+        ...
+
 
 @dataclass(frozen=True)
 class Engine:
@@ -51,48 +65,54 @@ class Engine:
     clock: Clock
     observer: Observer
 
-    def drive(self, run_id: str) -> RunRecord:
+    def drive(self, run_id: str, *, detach: bool = False) -> RunRecord:
         """Take a run from wherever its record stands to its end, and return the final record.
 
-        The caller holds the run's lock. A failure of a step is recorded and returned, not raised.
+        The caller holds the run's lock. A failure of a step is recorded and returned, not raised. With `detach` it
+        returns as soon as a job is submitted.
 
         Raises:
             StoreError: the record cannot be written; nothing is submitted after that.
         """
         record = self.store.record(run_id)
         for step in record.plan.steps:
-            record = self._advance(run_id, step)
-            if record.state in {"failed", "cancelled"}:
+            record = self._advance(run_id, step, detach=detach)
+            if record.state in {"failed", "cancelled"} or not record.step(step.name).done:
                 break
             failpoint("between-steps")
         return record
 
-    def _advance(self, run_id: str, step: StepPlan) -> RunRecord:
+    def _advance(self, run_id: str, step: StepPlan, *, detach: bool) -> RunRecord:
         """Bring one step as far as it will go."""
         record = self.store.record(run_id)
         if record.state == "cancelling":
             return self._note(run_id, ev.Cancelled())
         if not record.step(step.name).done:
-            record = self._run_job(record, step)
-        if record.state not in {"failed", "cancelled"}:
+            record = self._run_job(record, step, detach=detach)
+        if record.state not in {"failed", "cancelled"} and record.step(step.name).done:
             record = self._conclude(record, step)
         return record
 
-    def _run_job(self, record: RunRecord, step: StepPlan) -> RunRecord:
+    def _run_job(self, record: RunRecord, step: StepPlan, *, detach: bool) -> RunRecord:
         run_id = record.run_id
         number = _attempt_number(record.step(step.name).last)
         job = job_input(record.plan, step, run_id=run_id, attempt=number, learning_rate=conclude.bound_lr(record))
+        asked_before = any(attempt.number == number for attempt in record.step(step.name).attempts)
         self._end_earlier(record, step, number)
         try:
-            handle = self._submit(record, step, job)
-        except StoreError:
-            raise  # it could not be recorded either
+            handle = self._submit(self.store.record(run_id), step, job)
+        except (StoreError, LockedError, MayBeBillingError, UnreachableError):
+            raise  # nothing can be recorded, or the attempt stays open: resume asks for the same job by the same name
         except GpuplanError as error:
             if self._cancelling(run_id):
                 return self._cancelled(run_id, job)
+            if asked_before and not isinstance(error, PlanRefusedError):
+                raise  # a client before this one may have created the job, whatever this one was told
             return self._fail(run_id, job, error, error.exit_code)
         if handle is None:
             return self._cancelled(run_id, job)
+        if detach:
+            return self.store.record(run_id)
         # An error while waiting is no end of the job: it is raised, the attempt stays open, and resume adopts it.
         status = self._wait(run_id, job, handle)
         failpoint("after-job-ended")
@@ -117,7 +137,8 @@ class Engine:
         last = record.step(step.name).last
         if last is not None and last.number == job.attempt and last.submitted:
             return last.handle
-        request = self.backend.render(JobSpec(job_input=job, instance_type=step.instance_type))
+        spec = job_spec(record, step, job, self.clock.now())
+        request = self.backend.render(spec)
         failpoint("before-intent")
         self._note(
             record.run_id,
@@ -128,6 +149,8 @@ class Engine:
                 handle=request.handle,
                 request_sha256=sha256_hex(canonical_json(request.body)),
                 learning_rate=job.train.learning_rate if job.train else None,
+                max_runtime_seconds=spec.limits.max_runtime_seconds if spec.limits else None,
+                expires_at=spec.expires_at,
             ),
         )
         failpoint("after-intent")
@@ -135,24 +158,32 @@ class Engine:
             return None
         handle = self.backend.submit(request)
         failpoint("after-submit-before-record")
-        self._note(record.run_id, ev.Submitted(step=step.name, attempt=job.attempt))
+        try:
+            self._note(record.run_id, ev.Submitted(step=step.name, attempt=job.attempt))
+        except FencedError as fenced:
+            if fenced.ended:
+                # Another client cancelled the run between our look and our call: it could not know of this job.
+                self.backend.stop(handle)
+            raise
         failpoint("after-submitted")
         return handle
 
     def _wait(self, run_id: str, job: JobInput, handle: str) -> JobStatus:
-        def on_change(status: JobStatus) -> None:
-            record = self.store.record(run_id)
-            self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
-            failpoint("while-polling")
+        def on_look(status: JobStatus, changed: bool) -> None:  # noqa: FBT001 - the signature `wait` asks for
+            if changed:
+                record = self.store.record(run_id)
+                self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
+                failpoint("while-polling")
+            self.store.renew(run_id)
 
-        return wait(handle, self.backend, self.clock, self.observer, on_change)
+        return wait(handle, self.backend, self.clock, self.observer, on_look)
 
     def _take_result(self, run_id: str, step: StepPlan, job: JobInput, handle: str, status: JobStatus) -> RunRecord:
         if status.state is not JobState.SUCCEEDED and self._cancelling(run_id):
             return self._note(run_id, ev.Cancelled())
         if status.state is not JobState.SUCCEEDED:
             error = conclude.job_error(run_id, job, status, verify.failure(self.backend, handle))
-            return self._fail(run_id, job, error, ExitCode.JOB_FAILED)
+            return self._fail(run_id, job, error, error.exit_code)
         try:
             if step.sweep is not None:
                 found = verify.lr_result(self.backend, handle, job)
@@ -181,9 +212,10 @@ class Engine:
     def _cancelled(self, run_id: str, job: JobInput) -> RunRecord:
         """End an attempt that a cancel overtook on its way to being a job."""
         record = self.store.record(run_id)
-        attempt = next(a for a in record.step(job.step).attempts if a.number == job.attempt)
-        status = confirm_stopped(self.backend, attempt)
-        self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
+        attempt = next((a for a in record.step(job.step).attempts if a.number == job.attempt), None)
+        if attempt is not None:
+            status = confirm_stopped(self.backend, attempt)
+            self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
         return self._note(run_id, ev.Cancelled())
 
     def _fail(self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode) -> RunRecord:

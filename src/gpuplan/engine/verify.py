@@ -1,4 +1,4 @@
-"""Is this result the one we asked for? Strict reading, and identity by run, step, attempt and the input's digest.
+"""Is this result the one we asked for? Strict reading, identity by run, step, attempt and the input's digest, sense.
 
 Nothing is decided from a result that has not passed here.
 """
@@ -24,14 +24,19 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", LrResult, TrainResult)
 
+_ROUNDING = 1e-9
+"""What a power may be off by."""
+
 
 def lr_result(backend: Backend, handle: str, job: JobInput) -> LrResult:
     """Fetch and verify what lr-find wrote.
 
     Raises:
-        NoResultError: absent, damaged, not finite, or of another run, step, attempt or input.
+        NoResultError: absent, damaged, not finite, of another run, step, attempt or input, or no range test as asked.
     """
-    return _verified(LrResult, LR_RESULT_FILE, backend, handle, job)
+    return _sound(
+        _verified(LrResult, LR_RESULT_FILE, backend, handle, job), job, backend.locate(handle, LR_RESULT_FILE)
+    )
 
 
 def train_result(backend: Backend, handle: str, job: JobInput) -> TrainResult:
@@ -40,7 +45,16 @@ def train_result(backend: Backend, handle: str, job: JobInput) -> TrainResult:
     Raises:
         NoResultError: absent, damaged, not finite, or of another run, step, attempt or input.
     """
-    return _verified(TrainResult, TRAIN_RESULT_FILE, backend, handle, job)
+    result = _verified(TrainResult, TRAIN_RESULT_FILE, backend, handle, job)
+    told = (job.batch.world_size, job.train.learning_rate if job.train else None)
+    if (result.world_size, result.learning_rate) != told:
+        raise NoResultError(
+            f"{job.step} left the result of another training: {result.world_size} processes at learning rate "
+            f"{result.learning_rate:g}, told {told[0]} at {told[1]}",
+            why=f"file {backend.locate(handle, TRAIN_RESULT_FILE)}",
+            fix=f"gpuplan resume {job.run_id}    runs {job.step} again as a new attempt",
+        )
+    return result
 
 
 def failure(backend: Backend, handle: str) -> Failure | None:
@@ -66,4 +80,29 @@ def _verified(kind: type[R], name: str, backend: Backend, handle: str, job: JobI
         names = ("run", "step", "attempt", "input")
         wrong = [f"{n} {f!r} instead of {e!r}" for n, f, e in zip(names, found, expected, strict=True) if f != e]
         raise NoResultError(f"{job.step} left the result of something else: {wrong[0]}", why=f"file {where}", fix=fix)
+    return result
+
+
+def _sound(result: LrResult, job: JobInput, where: str) -> LrResult:
+    """Return a range test whose figures can be those of the sweep that the job was told to make.
+
+    Raises:
+        NoResultError: they cannot: an LR that no step was taken at would be an LR that nobody measured.
+    """
+    spec = result.sweep
+    rates = [rate for curve in result.curves for rate in (*curve.learning_rates, curve.stopped_at_lr)]
+    low, high = spec.lr_min * (1 - _ROUNDING), spec.lr_max * (1 + _ROUNDING)
+    wrong = {
+        "another sweep than it was told to make": spec != job.sweep,
+        "another batch or optimizer than it was told to use": (result.batch, result.optimizer)
+        != (job.batch, job.workload.optimizer),
+        f"{len(result.curves)} sweeps instead of {spec.runs}": len(result.curves) != spec.runs,
+        "a sweep of too many steps": any(len(curve.losses) > spec.iterations for curve in result.curves),
+        f"a learning rate outside {spec.lr_min:g} .. {spec.lr_max:g}": not all(low <= rate <= high for rate in rates),
+        "a step that took no time": result.measured.step_seconds <= 0,
+    }
+    found = next((what for what, so in wrong.items() if so), None)
+    if found is not None:
+        fix = f"gpuplan resume {job.run_id}    runs {job.step} again as a new attempt"
+        raise NoResultError(f"{job.step} left an invalid result: {found}", why=f"file {where}", fix=fix)
     return result

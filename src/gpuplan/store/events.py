@@ -31,6 +31,8 @@ class Planned(Frozen):
 
     kind: Literal["planned"] = "planned"
     plan: LaunchPlan
+    owner: str = ""
+    """Who launched it."""
 
 
 class Submitting(OfAttempt):
@@ -41,6 +43,9 @@ class Submitting(OfAttempt):
     handle: str
     request_sha256: str
     learning_rate: float | None = None
+    max_runtime_seconds: int | None = None
+    """The limit sent, where it is tighter than the plan's or equal; None where none is sent."""
+    expires_at: datetime | None = None
 
 
 class Submitted(OfAttempt):
@@ -57,6 +62,8 @@ class Observed(OfAttempt):
     detail: str = ""
     cost_usd: Decimal | Unknown | None = None
     """What the attempt cost; set where the state is terminal."""
+    billable_seconds: int | None = None
+    """What the service said it bills on each instance; None where the cost is from this client's clock."""
 
 
 class Measured(OfAttempt):

@@ -37,6 +37,11 @@ class Attempt(Frozen):
     ended_at: datetime | None = None
     cost_usd: Decimal | Unknown | None = None
     learning_rate: float | None = None
+    billable_seconds: int | None = None
+    max_runtime_seconds: int | None = None
+    expires_at: datetime | None = None
+    running_since: datetime | None = None
+    """When it was first seen running, the start of what is billed."""
     failed: bool = False
     """It gave no usable result, whatever the job itself says; going on means another attempt."""
 
@@ -71,6 +76,7 @@ class RunRecord(Frozen):
 
     run_id: str
     plan: LaunchPlan
+    owner: str
     created_at: datetime
     state: RunState
     steps: tuple[StepRecord, ...]
@@ -133,6 +139,7 @@ class _Builder:
         self._run_id = run_id
         self._created_at = first.at
         self._plan = first.event.plan
+        self._owner = first.event.owner
         self._attempts: dict[str, list[Attempt]] = {step.name: [] for step in self._plan.steps}
         self._done: set[str] = set()
         self._state: RunState = "planned"
@@ -152,8 +159,7 @@ class _Builder:
             case ev.Submitted():
                 self._change(event, submitted=True)
             case ev.Observed():
-                ended = {"ended_at": at, "cost_usd": event.cost_usd} if event.state.terminal else {}
-                self._change(event, state=event.state, **ended)
+                self._change(event, state=event.state, **self._seen(event, at))
             case ev.Measured() | ev.Trained():
                 self._done.add(event.step)
                 self._values["lr_result" if event.kind == "measured" else "train_result"] = event.result
@@ -195,6 +201,7 @@ class _Builder:
         return RunRecord(
             run_id=self._run_id,
             plan=self._plan,
+            owner=self._owner,
             created_at=self._created_at,
             state=self._state,
             steps=steps,
@@ -211,8 +218,18 @@ class _Builder:
                     handle=event.handle,
                     started_at=at,
                     learning_rate=event.learning_rate,
+                    max_runtime_seconds=event.max_runtime_seconds,
+                    expires_at=event.expires_at,
                 )
             )
+
+    def _seen(self, event: ev.Observed, at: datetime) -> dict[str, object]:
+        """Return what the event of a state says besides the state."""
+        if event.state.terminal:
+            return {"ended_at": at, "cost_usd": event.cost_usd, "billable_seconds": event.billable_seconds}
+        attempt = next((a for a in self._of(event.step) if a.number == event.attempt), None)
+        first = event.state is JobState.RUNNING and attempt is not None and attempt.running_since is None
+        return {"running_since": at} if first else {}
 
     def _change(self, event: ev.OfAttempt, **changes: object) -> None:
         """Change the attempt that an event speaks of, which need not be the newest."""

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from gpuplan.core.errors import StoreError, UsageError
 from gpuplan.core.names import did_you_mean
+from gpuplan.store import lock
 from gpuplan.store.events import EVENT, Event, Stored
 from gpuplan.store.record import RunRecord, fold
 
@@ -127,6 +128,24 @@ class RunStore:
         except ValueError as error:
             raise _broken(self.folder(run_id) / _LOG, str(error)) from error
         return record
+
+    @contextlib.contextmanager
+    def driving(self, run_id: str, *, take_over: bool = False) -> Iterator[None]:
+        """Hold a run for as long as the block lasts; a holder on this machine is never overridden.
+
+        Raises:
+            LockedError: another client drives it; the message says which.
+        """
+        del take_over
+        with lock.hold(self.folder(run_id), run_id, self._clock):
+            yield
+
+    def driver(self, run_id: str) -> str | None:
+        """Return who drives a run now; None if nobody does."""
+        return "a client on this machine" if lock.is_held(self.folder(run_id)) else None
+
+    def renew(self, run_id: str) -> None:
+        """Say that the driver lives, while it waits; here the lock says it."""
 
     def _append(self, run_id: str, event: Event) -> None:
         body = EVENT.dump_json(event, by_alias=True, exclude_none=True).decode()

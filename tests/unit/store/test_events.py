@@ -43,6 +43,8 @@ SIMPLE = st.one_of(
         handle=st.text(),
         request_sha256=st.text(),
         learning_rate=st.none() | POSITIVE,
+        max_runtime_seconds=st.none() | st.integers(1, 10**7),
+        expires_at=st.none() | st.datetimes(timezones=st.just(UTC)),
     ),
     st.builds(ev.Submitted, step=STEPS, attempt=ATTEMPTS),
     st.builds(
@@ -52,6 +54,7 @@ SIMPLE = st.one_of(
         state=st.sampled_from(JobState),
         detail=st.text(),
         cost_usd=st.none() | DOLLARS,
+        billable_seconds=st.none() | st.integers(0, 10**7),
     ),
     st.builds(
         ev.Failed,

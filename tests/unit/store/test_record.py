@@ -215,6 +215,34 @@ def test_a_job_that_ended_has_an_end_and_one_that_runs_has_none(make_plan: MakeP
     assert ends == [None, log[3].at]
 
 
+def test_it_runs_since_it_was_first_seen_to_run_whatever_interrupts_it(make_plan: MakePlan) -> None:
+    states = (JobState.STARTING, JobState.RUNNING, JobState.STARTING, JobState.RUNNING, JobState.STOPPED)
+    log = Written(make_plan, submitting(), *map(observed, states)).log
+    since = []
+    for end in range(2, len(log) + 1):
+        last = fold(RUN, log[:end]).step("lr-find").last
+        assert last is not None
+        since.append(last.running_since)
+    assert since == [None, None, *[log[3].at] * 4]
+
+
+def test_what_was_sent_and_what_was_billed_is_kept_with_the_attempt(make_plan: MakePlan) -> None:
+    expires = datetime(2026, 11, 30, tzinfo=UTC)
+    intent = submitting().model_copy(update={"max_runtime_seconds": 3600, "expires_at": expires})
+    ended = observed(JobState.STOPPED).model_copy(update={"billable_seconds": 1234})
+    record = Written(make_plan, intent, observed(JobState.RUNNING), ended).record()
+    last = record.step("lr-find").last
+    assert last is not None
+    assert (last.max_runtime_seconds, last.expires_at, last.billable_seconds) == (3600, expires, 1234)
+
+
+def test_whoever_launched_a_run_owns_it(make_plan: MakePlan) -> None:
+    written = Written(make_plan, submitting())
+    assert written.record().owner == ""
+    written.log[0] = written.log[0].model_copy(update={"event": ev.Planned(plan=make_plan(), owner="ada")})
+    assert written.record().owner == "ada"
+
+
 def test_a_step_is_verifying_until_its_result_is_in(make_plan: MakePlan) -> None:
     step = Written(make_plan, submitting(), observed(JobState.SUCCEEDED)).record().step("lr-find")
     assert (step.state, step.done) == ("verifying", False)
