@@ -3,15 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+IAC := $(VENV)/iac
 
-.PHONY: demo test lint types layers unit coverage bench format clean
+.PHONY: demo test lint types layers infra unit coverage bench format clean
 
 demo: $(INSTALLED)
 	$(BIN)/gpuplan launch --instance local --pipeline lr-then-train --yes
 	@echo
 	@echo "the commands above work after: source $(BIN)/activate"
 
-test: lint types layers unit
+test: lint types layers infra unit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -23,8 +24,15 @@ types: $(INSTALLED)
 layers: $(INSTALLED)
 	$(BIN)/lint-imports
 
+# checkov pins boto3, so what checks the template lives in an environment of its own.
+infra: $(IAC)/.installed
+	$(IAC)/bin/cfn-lint --config-file infra/.cfnlintrc
+	$(IAC)/bin/python tests/infra/rendering.py $(IAC)/rendered
+	$(IAC)/bin/checkov --config-file infra/.checkov.yaml --file infra/gpuplan.yaml $(IAC)/rendered/*.json
+
+# Two at a time: many tests wait for processes. A file stays together, so that its emulator or its training is shared.
 unit: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 coverage: $(INSTALLED)
 	$(BIN)/pytest --cov --cov-report=term
@@ -41,6 +49,11 @@ $(INSTALLED): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade 'pip>=25.1'
 	$(BIN)/pip install --quiet --editable '.[local]' --group dev
+	touch $@
+
+$(IAC)/.installed: infra/requirements-check.txt
+	$(PYTHON) -m venv $(IAC)
+	$(IAC)/bin/pip install --quiet --requirement infra/requirements-check.txt
 	touch $@
 
 clean:

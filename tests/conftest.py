@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
+import botocore.session
 import pytest
 
 from gpuplan.cli.options import Given
 from gpuplan.cli.planning import plan_from
 from gpuplan.store.sqlite import RunStore
+from gpuplan.workload.schema import Aws, setting_fields
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +23,20 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.store.events import Event
     from gpuplan_job.contract import Progress
+
+
+def pytest_configure() -> None:
+    """Forget what this machine says of AWS and of gpuplan's settings, before any test module plans with it."""
+    settings = {field.variable for field in setting_fields()}
+    for name in list(os.environ):
+        if name.startswith("AWS_") or name in settings:
+            del os.environ[name]
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    # What the SDK and moto load stays for good; a search through all of it for garbage takes a quarter of a second.
+    gc.set_threshold(50_000, 20, 100)
+    # Each session reads the services' descriptions anew, half a second of the thousand commands the tests run.
+    botocore.session.create_loader = functools.cache(botocore.session.create_loader)
 
 
 @dataclass
@@ -73,6 +92,12 @@ def clock() -> FakeClock:
     return FakeClock()
 
 
+@pytest.fixture(scope="session")
+def new_clock() -> type[FakeClock]:
+    """Make clocks where one for each test is not enough, as in properties."""
+    return FakeClock
+
+
 @pytest.fixture
 def recorder() -> Recorder:
     return Recorder()
@@ -81,3 +106,13 @@ def recorder() -> Recorder:
 @pytest.fixture
 def store(tmp_path: Path, clock: FakeClock) -> RunStore:
     return RunStore(tmp_path / "home", clock)
+
+
+@pytest.fixture
+def aws() -> Aws:
+    """Settings of an account that a plan needs to know nothing more of."""
+    return Aws(
+        region="us-east-1",
+        role_arn="arn:aws:iam::123456789012:role/gpuplan-execution",
+        bucket="gpuplan-123456789012",
+    )

@@ -11,7 +11,7 @@ import pytest
 from gpuplan import cli
 from gpuplan.cli.app import COMMANDS
 
-FURNITURE = {"app", "driving", "home", "options", "planning", "progress"}
+FURNITURE = {"account", "app", "driving", "home", "infra_place", "options", "planning", "progress", "runs"}
 """Modules of the folder that are no command."""
 
 

@@ -41,6 +41,10 @@ def loaded(arguments: list[str], home: Path) -> list[str]:
         ["plan", "--instance", "g5", "-o", "json"],
         ["profiles", "list"],
         ["list"],
+        ["doctor", "--help"],
+        ["infra", "--help"],
+        ["resume", "--help"],
+        ["infra", "show", "--template"],
     ],
     ids=" ".join,
 )

@@ -97,6 +97,7 @@ def key_list(document: str) -> str:
         ("plan_given_lr.txt", (*AWS, "--pipeline", "train", "--lr", "0.05", "--accumulate", "2")),
         ("plan_unknown_price.txt", ("--instance", "p4de", "--backend", "ec2", "--region", "nowhere-1", *IMAGENET[6:])),
         ("plan_retired.txt", ("--instance", "p3", *AWS[2:], "--per-gpu-batch", "8")),
+        ("plan_nodes_spot_budget.txt", (*AWS, "--nodes", "2", "--spot", "--max-cost", "40")),
     ],
 )
 def test_a_plan_reads_as_it_did(gpuplan: Shell, name: str, arguments: tuple[str, ...]) -> None:
@@ -115,8 +116,6 @@ def next_commands(page: str) -> list[list[str]]:
 def test_every_next_command_of_a_plan_stands_on_one_line_to_be_pasted(
     gpuplan: Shell, arguments: tuple[str, ...]
 ) -> None:
-    # A backend that this installation has: without one the plan says that a launch would be refused.
-    arguments = tuple("fake" if part == "sagemaker" else part for part in arguments)
     launch, plan = ["gpuplan", "launch", *arguments], ["gpuplan", "plan", *arguments, "--out", "plan.json"]
     assert next_commands(gpuplan("plan", *arguments)) == [launch, plan]
 
@@ -154,11 +153,13 @@ def test_every_command_has_the_flags_it_had(
     monkeypatch.setenv("COLUMNS", "200")
     flags: dict[str, list[str]] = {}
     pages = [[name] for name in COMMANDS] + [["profiles", name] for name in ("list", "show", "check")]
+    pages += [["infra", name] for name in ("show", "deploy", "destroy")]
     for page in pages:
         with pytest.raises(SystemExit):
             main([*page, "--help"])
         shown = capsys.readouterr().out
-        flags[" ".join(page)] = sorted(set(re.findall(r"^ +(?:-\w, )?(--[a-z][a-z-]+)", shown, flags=re.MULTILINE)))
+        named = re.findall(r"^ +(?:-\w, )?(--[a-z][a-z-]+)(?: / (--no-[a-z-]+))?", shown, flags=re.MULTILINE)
+        flags[" ".join(page)] = sorted({flag for pair in named for flag in pair if flag})
     check("flags.json", json.dumps(flags, indent=1) + "\n")
 
 

@@ -15,9 +15,15 @@ from gpuplan.core.names import did_you_mean
 from gpuplan_job import discover
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
     from pathlib import Path
 
+    from gpuplan.core.errors import ExitCode
     from gpuplan.core.job_state import JobState
+    from gpuplan.planning.limits import Limits
+    from gpuplan.planning.plan import StepPlan
+    from gpuplan.workload.schema import Aws
     from gpuplan_job.contract import JobInput
 
 JobHandle = str
@@ -26,10 +32,34 @@ JobHandle = str
 
 @dataclass(frozen=True)
 class JobSpec:
-    """What to run: one attempt of one step."""
+    """What to run: one attempt of one step, where, and for how long at most."""
 
     job_input: JobInput
     instance_type: str
+    instances: int = 1
+    spot: bool = False
+    compute_capability: str | None = None
+    limits: Limits | None = None
+    owner: str = ""
+    """Who launched the run."""
+    expires_at: datetime | None = None
+    """When the job must be over whatever happens; None in a plan, which has no time yet."""
+
+    @classmethod
+    def of(
+        cls, step: StepPlan, job: JobInput, *, owner: str, limits: Limits | None, expires_at: datetime | None = None
+    ) -> JobSpec:
+        """Return what to run for a planned step; `limits` may be tighter than the plan's."""
+        return cls(
+            job_input=job,
+            instance_type=step.instance_type,
+            instances=step.instances,
+            spot=step.spot,
+            compute_capability=step.compute_capability,
+            limits=limits,
+            owner=owner,
+            expires_at=expires_at,
+        )
 
     @property
     def name(self) -> str:
@@ -47,6 +77,8 @@ class Request:
     name: str
     handle: JobHandle
     body: dict[str, Any]
+    learning_rate_at: tuple[str, ...] = ()
+    """Where in the body of a training its learning rate stands: a plan that does not know it yet says so there."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +90,10 @@ class JobStatus:
     """The service's own word for it, for people."""
     exists: bool = True
     """False: the backend knows no such job, it was never created or has been deleted."""
+    billable_seconds: int | None = None
+    """What the service bills, on each instance; None where it has not said."""
+    exit_code: ExitCode | None = None
+    """What a failure means where the service itself says it: no capacity, the time limit; None leaves it open."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +109,8 @@ class Backend(Protocol):
 
     poll_seconds: float
     """How often it makes sense to look at a job."""
+    visibility_seconds: float
+    """How long a job that was just created may be unknown to its own service."""
 
     def render(self, spec: JobSpec) -> Request:
         """Return what `submit` would send. Pure: no call, no file, no credentials."""
@@ -88,6 +126,16 @@ class Backend(Protocol):
 
     def poll(self, handle: JobHandle) -> JobStatus:
         """Return the job's state now; a job that was never created is PENDING."""
+        ...
+
+    def poll_all(self, handles: Sequence[JobHandle]) -> dict[JobHandle, JobStatus]:
+        """Return the states of many jobs, in fewer calls than `poll` for each where the service has a way.
+
+        A job that could not be asked for is left out; ask for it first the next time.
+
+        Raises:
+            UnreachableError: no job's state could be learnt.
+        """
         ...
 
     def fetch(self, handle: JobHandle, name: str) -> bytes:
@@ -116,8 +164,10 @@ def names() -> list[str]:
     return discover.names(backends)
 
 
-def create(name: str, home: Path) -> Backend:
-    """Return the backend of that name, keeping its files under `home`.
+def create(name: str, home: Path, aws: Aws) -> Backend:
+    """Return the backend of that name: here it keeps its files under `home`, in AWS it works as `aws` says.
+
+    It calls nothing yet.
 
     Raises:
         UsageError: there is none of that name.
@@ -130,4 +180,4 @@ def create(name: str, home: Path) -> Backend:
             why=did_you_mean(name, names()),
             fix="--backend local --device cpu    rehearses it on this machine, with the same number of processes",
         ) from error
-    return cast("Backend", module.create(home))
+    return cast("Backend", module.create(home, aws))

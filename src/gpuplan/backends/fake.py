@@ -16,8 +16,10 @@ from gpuplan.core.job_state import JobState
 from gpuplan_job import contract, document
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from gpuplan.workload.schema import Aws
 
 _SCHEME = "fake://"
 _INITIAL_LOSS = 2.3
@@ -25,8 +27,9 @@ _FALL, _FALL_AT = 1.6, 0.05
 _BLOW_UP_AT = 1.0
 
 
-def create(home: Path) -> FakeBackend:
+def create(home: Path, aws: Aws) -> FakeBackend:
     """Return the backend with its default script, keeping jobs under `home`."""
+    del aws
     return FakeBackend(home / "fake")
 
 
@@ -57,6 +60,7 @@ class FakeBackend:
     """Plays jobs from a script."""
 
     poll_seconds = 0.01
+    visibility_seconds = 0.0
 
     def __init__(self, root: Path, script: Script | None = None) -> None:
         self._root = root
@@ -65,7 +69,7 @@ class FakeBackend:
     def render(self, spec: JobSpec) -> Request:
         """Return the job's input under its name."""
         body = {"instance_type": spec.instance_type, "input": json.loads(spec.job_input.to_json())}
-        return Request(spec.name, _SCHEME + spec.name, body)
+        return Request(spec.name, _SCHEME + spec.name, body, ("input", "train", "learning_rate"))
 
     def submit(self, request: Request) -> JobHandle:
         """Create the job once; the same name again is the same job."""
@@ -84,6 +88,10 @@ class FakeBackend:
         job = self._read(name)
         self._write(name, replace(job, polls=job.polls + 1))
         return self._state(job)
+
+    def poll_all(self, handles: Sequence[JobHandle]) -> dict[JobHandle, JobStatus]:
+        """Return the state of each job."""
+        return {handle: self.poll(handle) for handle in handles}
 
     def fetch(self, handle: JobHandle, name: str) -> bytes:
         """Return a file of the script's results."""

@@ -14,12 +14,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gpuplan.backends import _process_tree
 from gpuplan.backends.base import JobHandle, JobSpec, JobStatus, LogPage, Request
 from gpuplan.core.errors import GpuplanError, UsageError
 from gpuplan.core.job_state import JobState
 from gpuplan_job import contract, document
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gpuplan.workload.schema import Aws
 
 LOG_FILE = "log.txt"
 _STOP_REQUEST = "stop-requested"
@@ -29,8 +35,9 @@ _STOP_SECONDS = 25.0  # more than the launcher's own grace before it kills
 _POLL_SECONDS = 0.05
 
 
-def create(home: Path) -> LocalBackend:
+def create(home: Path, aws: Aws) -> LocalBackend:
     """Return the backend that keeps jobs under `home`."""
+    del aws
     return LocalBackend(home / "runs")
 
 
@@ -38,6 +45,7 @@ class LocalBackend:
     """Runs jobs on this machine."""
 
     poll_seconds = 0.2
+    visibility_seconds = 0.0
 
     def __init__(self, root: Path, python: str = sys.executable) -> None:
         self._root = root
@@ -55,6 +63,7 @@ class LocalBackend:
                 "folder": str(folder),
                 "input": json.loads(job.to_json()),
             },
+            learning_rate_at=("input", "train", "learning_rate"),
         )
 
     def submit(self, request: Request) -> JobHandle:
@@ -103,6 +112,10 @@ class LocalBackend:
             return JobStatus(JobState.SUCCEEDED)
         stopped = (folder / _STOP_REQUEST).exists()
         return JobStatus(JobState.STOPPED if stopped else JobState.FAILED, f"exit code {code}")
+
+    def poll_all(self, handles: Sequence[JobHandle]) -> dict[JobHandle, JobStatus]:
+        """Return the state of each job."""
+        return {handle: self.poll(handle) for handle in handles}
 
     def fetch(self, handle: JobHandle, name: str) -> bytes:
         """Return a file from the job's folder."""

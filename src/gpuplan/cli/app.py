@@ -35,6 +35,8 @@ COMMANDS = {
     "logs": "Print the log of a run's jobs.",
     "cancel": "Stop a run and confirm that nothing of it is left.",
     "suggest": "Apply any rule to a stored range test; runs no job.",
+    "doctor": "What a launch needs of the AWS account, checked: identity, role, bucket, image, quotas, offerings.",
+    "infra": "The CloudFormation stack of bucket, role and launcher policy: show, deploy, destroy.",
     "profiles": "The instance profiles: list, show, check.",
     "init": "Write a commented gpuplan.toml and its JSON Schema.",
 }
@@ -118,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(ExitCode.OK)
     except Exception as error:  # noqa: BLE001 - here every error ends, as words and a status
         if debug and not hasattr(error, "format_message"):
-            traceback.print_exc()
+            _print_traceback(error)
         sys.exit(_report(error, as_json=_wants_json(arguments)))
     sys.exit(status if isinstance(status, int) else ExitCode.OK)
 
@@ -130,6 +132,14 @@ def _replace_closed_streams() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for the process's life
 
 
+def _print_traceback(error: Exception) -> None:
+    """Print where an error came from; what AWS said in it is told without what was signed and without credentials."""
+    from gpuplan.aws.errors import quotable
+
+    for part in traceback.TracebackException.from_exception(error).format():
+        typer.echo(part.rstrip("\n") if part.startswith("  File ") else quotable(part), err=True)
+
+
 def _report(error: Exception, *, as_json: bool) -> int:
     """Say what went wrong, on stderr and with -o json also on stdout, and return the exit status."""
     if hasattr(error, "format_message"):  # typer's own: no command at all, or an option or a command it does not know
@@ -137,7 +147,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
         if said.startswith("Usage:"):
             typer.echo(said, err=True)
             return ExitCode.USAGE
-        error = UsageError(said, **_advice(said))
+        error = UsageError(said, **_advice(said, getattr(error, "ctx", None)))
     if not isinstance(error, GpuplanError):
         detail = f"{type(error).__name__}: {error}".splitlines()[0]
         error = GpuplanError(
@@ -157,14 +167,14 @@ def _report(error: Exception, *, as_json: bool) -> int:
     return int(ExitCode(error.exit_code))
 
 
-def _advice(said: str) -> dict[str, str]:
-    """Return why and fix for a complaint of typer's."""
+def _advice(said: str, ctx: Any) -> dict[str, str]:  # noqa: ANN401 - typer's own context class is private
+    """Return why and fix for a complaint of typer's about a command or a group of commands."""
     if variable := _VARIABLE.search(said):
         return {"fix": f"unset {variable[0]}"}
-    if wrong := re.match(r"No such command '(.*)'", said):
+    if wrong := re.match(r"No such command '(.*?)'", said):
         from gpuplan.core.names import did_you_mean
 
-        return {"why": did_you_mean(wrong[1], COMMANDS), "fix": "gpuplan --help"}
+        return {"why": did_you_mean(wrong[1], ctx.command.list_commands(ctx)), "fix": f"{ctx.command_path} --help"}
     return {"fix": "gpuplan --help    or    gpuplan COMMAND --help"}
 
 

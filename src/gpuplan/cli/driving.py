@@ -12,51 +12,71 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from gpuplan.backends import base as backends
-from gpuplan.cli.home import home
+from gpuplan.cli.account import backend_of
 from gpuplan.cli.options import Output
 from gpuplan.cli.progress import display
 from gpuplan.core import payload
 from gpuplan.core.clock import SystemClock
-from gpuplan.core.errors import ExitCode
+from gpuplan.core.errors import CredentialsError, ExitCode, UnreachableError
 from gpuplan.engine.run import Engine
 from gpuplan.reports.curve_svg import curve_svg
-from gpuplan.reports.layout import console, show
+from gpuplan.reports.layout import Facts, console, show
 from gpuplan.reports.run_document import run_document
+from gpuplan.reports.run_now import now_document, now_facts
 from gpuplan.reports.run_text import run_text
-from gpuplan.store import lock
 from gpuplan_job.atomic import write_atomic
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    from gpuplan.reports.run_now import RunNow
+    from gpuplan.store.events import Event
     from gpuplan.store.record import RunRecord
     from gpuplan.store.sqlite import RunStore
 
 _PICTURE = "lr_curve.svg"
 
 
-def drive(run_id: str, store: RunStore, output: Output) -> None:
-    """Take a run to its end, or leave it running on Ctrl-C; prints the result and exits with the run's status.
+def drive(
+    run_id: str,
+    store: RunStore,
+    output: Output,
+    *,
+    detach: bool = False,
+    take_over: bool = False,
+    first: Event | None = None,
+    profile: str | None = None,
+) -> None:
+    """Take a run to its end and exit with its status; Ctrl-C leaves it running, `detach` does once a job is submitted.
+
+    `first` is recorded before anything else; `take_over` takes the run from a client on another machine; `profile` is
+    the AWS profile to use, where not the plan's.
 
     Raises:
         LockedError: another client drives it.
     """
     clock = SystemClock()
     record = store.record(run_id)
-    backend = backends.create(record.plan.backend, home())
+    backend = backend_of(record.plan, profile)
     code: int | None = None
-    with lock.hold(store.folder(run_id), run_id, clock):
+    with store.driving(run_id, take_over=take_over):
+        if first is not None:
+            store.append(run_id, first)
         shown = display()
         _detach_on_hangup()
         _say_if_changed(record)
         try:
-            record = Engine(store, backend, clock, shown).drive(run_id)
+            record = Engine(store, backend, clock, shown).drive(run_id, detach=detach)
+            if record.exit_code is None:
+                code = ExitCode.INTERRUPTED
         except KeyboardInterrupt:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # a second Ctrl-C ends this client at once
             code = ExitCode.INTERRUPTED
             record = store.record(run_id)
+        except (CredentialsError, UnreachableError) as error:
+            _lead_back(error, run_id)
+            raise
         finally:
             shown.close()
     if code is not None:
@@ -67,17 +87,24 @@ def drive(run_id: str, store: RunStore, output: Output) -> None:
     raise typer.Exit(int(code if code is not None else record.exit_code or ExitCode.OK))
 
 
-def report(record: RunRecord, store: RunStore, output: Output, code: int | None = None) -> None:
-    """Print a record in the wanted form, drawing the curve if there is one."""
-    backend = backends.create(record.plan.backend, home())
+def report(
+    record: RunRecord, store: RunStore, output: Output, code: int | None = None, now: RunNow | None = None
+) -> None:
+    """Print a record in the wanted form, drawing the curve if there is one; `now` is what its open jobs do."""
+    backend = backend_of(record.plan)
     picture = draw(record, store.folder(record.run_id))
     if output is Output.JSON:
         document = run_document(record, backend.locate, code)
         if picture:
             document["lr"]["curve"] = str(picture)
+        if now:
+            document["now"] = now_document(now)
         typer.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return
-    show(run_text(record, backend.locate, picture), console())
+    blocks = run_text(record, backend.locate, picture)
+    if now:
+        blocks.insert(2, Facts(tuple(now_facts(now))))
+    show(blocks, console())
 
 
 def draw(record: RunRecord, folder: Path) -> Path | None:
@@ -102,6 +129,14 @@ def _say_detached(record: RunRecord) -> None:
     run_id = record.run_id
     lines = [f"\ndetached: {told}{later}", f"  go on:  gpuplan resume {run_id}", f"  stop:   gpuplan cancel {run_id}"]
     typer.echo("\n".join(lines), err=True)
+
+
+def _lead_back(error: CredentialsError | UnreachableError, run_id: str) -> None:
+    """Let an error that ends this client, not the run, say the way back: the same launch would be a second run."""
+    error.why = "; ".join(filter(None, (error.why, "a job that runs goes on without this client")))
+    resume = f"gpuplan resume {run_id}"
+    known = isinstance(error, CredentialsError) and error.fix
+    error.fix = f"{error.fix}    then: {resume}" if known else f"{resume}    once AWS answers again"
 
 
 def _say_if_changed(record: RunRecord) -> None:

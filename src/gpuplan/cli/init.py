@@ -16,7 +16,7 @@ from gpuplan.profiles.load import load as load_profile
 from gpuplan.reports.layout import Facts, console, show
 from gpuplan.workload.config_file import SCHEMA_FILE, config_schema, config_text
 from gpuplan.workload.load import CONFIG_FILE
-from gpuplan.workload.schema import NO_REGION, Launch
+from gpuplan.workload.schema import Launch
 from gpuplan_job.atomic import write_atomic
 
 _SUFFIX = ".toml"
@@ -77,7 +77,7 @@ def _refuse_existing(*paths: Path) -> None:
 def _instance_defaults() -> dict[str, object]:
     """Return the defaults of the default instance's profile, as its file has them, without looking at this machine."""
     profile = load_profile(Launch.model_fields["instance"].default)
-    return {"region": NO_REGION, **profile.defaults.document()}
+    return profile.defaults.document()
 
 
 def _report(config: Path, schema: Path, output: Output) -> None:

@@ -10,18 +10,22 @@ from typing import Annotated
 
 import typer
 
+from gpuplan.aws.checks.base import Status, exit_code
+from gpuplan.aws.checks.run import preflight
 from gpuplan.backends import base as backends
 from gpuplan.cli import plan as plan_command
+from gpuplan.cli.account import backend_of, completed, identified, located, runs_in_aws, session
+from gpuplan.cli.doctor import needs
 from gpuplan.cli.driving import drive
-from gpuplan.cli.home import home, store
 from gpuplan.cli.options import DebugOption, Given, Output, OutputOption, with_settings
 from gpuplan.cli.planning import Planned, build, plan_from
+from gpuplan.cli.runs import store_of
 from gpuplan.core import names
-from gpuplan.core.errors import ExitCode, PlanRefusedError, UsageError
+from gpuplan.core.errors import ExitCode, GpuplanError, PlanRefusedError, UsageError
 from gpuplan.core.failpoint import failpoint
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.planning.refuse import refuse
-from gpuplan.reports.layout import console, show
+from gpuplan.reports.layout import Facts, console, show
 from gpuplan.reports.plan_document import differences, from_document, workload_slug
 from gpuplan.reports.plan_text import plan_text
 from gpuplan.store import events as ev
@@ -36,6 +40,7 @@ def command(
     plan: Annotated[Path | None, typer.Option("--plan", help="Run exactly this saved plan.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and start nothing.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the first job is submitted.")] = False,
     allow_retired: Annotated[bool, typer.Option("--allow-retired", help="Launch on a retired instance.")] = False,
     output: OutputOption = Output.TEXT,
     debug: DebugOption = False,
@@ -48,19 +53,74 @@ def command(
     if dry_run:
         plan_command.present(planned, output, debug=debug, nothing_submitted=True)
         return
-    agreed = planned.plan
+    agreed = _in_account(planned.plan, allow_retired=allow_retired)
     if output is Output.TEXT:
         show(plan_text(agreed, datetime.now(UTC).date()), console(stderr=True))
     refuse(agreed, agreed.provenance.settings.launch.max_cost, allow_retired=allow_retired)
-    backends.create(agreed.backend, home())
+    backend_of(agreed)
+    if runs_in_aws(agreed):
+        _show_account(planned, agreed)
+        _check_account(agreed)
     _ask(yes=yes)
-    runs = store()
+    runs = store_of(agreed)
     run_id = names.run_id(workload_slug(agreed), datetime.now(UTC), secrets.randbits(_RANDOM_BITS))
     failpoint("before-create")
-    runs.create(run_id, ev.Planned(plan=agreed))
+    runs.create(run_id, ev.Planned(plan=agreed, owner=names.owner()))
     failpoint("after-planned")
     typer.echo(f"\nrun {run_id}", err=True)
-    drive(run_id, runs, output)
+    drive(run_id, runs, output, detach=detach)
+
+
+def _in_account(plan: LaunchPlan, *, allow_retired: bool) -> LaunchPlan:
+    """Return the plan with the role and the bucket that the account has for it, where it leaves them out.
+
+    What would be refused anyway is refused before AWS is asked for anything.
+    """
+    settings = plan.provenance.settings
+    refuse(plan, settings.launch.max_cost, allow_retired=allow_retired)
+    if not runs_in_aws(plan) or plan.backend not in backends.names():
+        return plan
+    filled = completed(settings)
+    return plan if filled == settings else build(filled)
+
+
+def _show_account(planned: Planned, agreed: LaunchPlan) -> None:
+    """Say who pays, where, and why there.
+
+    Raises:
+        CredentialsError: AWS does not know us, or the plan's role is of another account.
+    """
+    aws = agreed.provenance.settings.aws
+    caller = identified(aws)
+    place = located(aws, planned.layers.origins.get("aws.profile", "the plan"))
+    region_from = planned.layers.origins.get("aws.region", "the plan")
+    facts = Facts(
+        (
+            ("account", f"{caller.account} as {caller.arn} (credentials: {place.profile or place.profile_from})"),
+            ("region", f"{aws.region} (from {region_from})"),
+            ("bucket", f"s3://{aws.bucket}/{aws.prefix}/"),
+        )
+    )
+    show([facts], console(stderr=True))
+
+
+def _check_account(agreed: LaunchPlan) -> None:
+    """Look at what the run needs of the account, before the first call that costs anything.
+
+    Raises:
+        GpuplanError: something is missing; its exit code is that of `gpuplan doctor`.
+    """
+    checks = preflight(session(agreed.provenance.settings.aws), needs(agreed, lifecycle=None))
+    wrong = [check for check in checks if check.status is Status.ERROR]
+    for check in checks:
+        if check.status is Status.WARNING:
+            typer.echo(f"note: {check.name}: {check.message}" + (f" ({check.fix})" if check.fix else ""), err=True)
+    if wrong:
+        first = min(wrong, key=lambda check: check.exit_code is not exit_code(wrong))
+        more = "; ".join(f"{check.name}: {check.message}" for check in wrong if check is not first)
+        error = GpuplanError(f"{first.name}: {first.message}", why=more, fix=first.fix)
+        error.exit_code = exit_code(wrong)
+        raise error
 
 
 def _saved(path: Path, given: Given) -> LaunchPlan:

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from gpuplan.backends import base as backends
-from gpuplan.cli.home import home, store
-from gpuplan.cli.options import DebugOption, RunArgument
+from gpuplan.cli.account import backend_of
+from gpuplan.cli.options import DebugOption, Given, RunArgument, with_account
+from gpuplan.cli.runs import find, read
 from gpuplan.core.errors import UsageError
 from gpuplan_job.contract import PROGRESS_PREFIX
 
 
+@with_account
 def command(
+    given: Given,
     run: RunArgument = None,
     step: Annotated[str | None, typer.Option("--step", help="lr-find or train; by default all steps.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job ends.")] = False,
@@ -23,12 +26,12 @@ def command(
 ) -> None:
     """Print the logs of a run's jobs, every attempt, oldest first."""
     del debug
-    runs = store()
-    record = runs.record(runs.resolve(run))
+    runs, run_id = find(run, given)
+    record = read(runs, run_id)
     known = [entry.name for entry in record.steps]
     if step is not None and step not in known:
         raise UsageError(f"this run has no step {step!r}", why=f"it has {', '.join(known)}", fix=f"--step {known[0]}")
-    backend = backends.create(record.plan.backend, home())
+    backend = backend_of(record.plan, given.profile)
     for entry in record.steps:
         for attempt in entry.attempts:
             if step in {None, entry.name}:

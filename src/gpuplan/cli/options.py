@@ -36,6 +36,8 @@ ConfigOption = Annotated[
 ]
 RunArgument = Annotated[str | None, typer.Argument(help="Run id or the start of one; by default the newest run.")]
 
+_ACCOUNT = {"aws.region", "aws.profile", "aws.bucket", "aws.prefix", "aws.stack"}
+
 
 @dataclass(frozen=True)
 class Given:
@@ -45,17 +47,39 @@ class Given:
     origins: dict[str, str]
     config: Path | None
 
+    @property
+    def profile(self) -> str | None:
+        """The AWS profile among them: whose credentials count here and now, whatever a run was planned with."""
+        value = self.values.get("aws.profile")
+        return value if isinstance(value, str) else None
+
     def arguments(self) -> list[str]:
         """Return the options among them as a command line would repeat them."""
-        named = [(origin, str(self.values[key])) for key, origin in self.origins.items() if origin.startswith("--")]
+        arguments: list[str] = []
+        for key, origin in self.origins.items():
+            value = self.values[key]
+            if origin.startswith("--"):
+                arguments += (
+                    [origin if value else f"--no-{origin[2:]}"] if isinstance(value, bool) else [origin, str(value)]
+                )
         if self.config is not None:
-            named.append(("--config", str(self.config)))
-        return [part for pair in named for part in pair]
+            arguments += ["--config", str(self.config)]
+        return arguments
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(given, ...)` an option for every setting; its own parameters follow them."""
-    fields = setting_fields()
+    return _with_fields(command, setting_fields())
+
+
+def with_account(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(given, ...)` the options that say where in AWS a run is that this machine does not know."""
+    return _with_fields(command, [field for field in setting_fields() if field.key in _ACCOUNT], first="own")
+
+
+def _with_fields(
+    command: Callable[..., None], fields: list[SettingField], first: Literal["settings", "own"] = "settings"
+) -> Callable[..., None]:
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in {"ctx", "given"}]
 
     @wraps(command)
@@ -64,10 +88,11 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         command(given=_given(ctx, fields, parameters), **rest)
 
     named = inspect.Parameter.KEYWORD_ONLY
+    settings = [_option(field) for field in fields]
+    settings.append(inspect.Parameter("config", named, default=None, annotation=ConfigOption))
+    parameters = [parameter.replace(kind=named) for parameter in own]
     options = [inspect.Parameter("ctx", named, annotation=typer.Context)]
-    options += [_option(field) for field in fields]
-    options.append(inspect.Parameter("config", named, default=None, annotation=ConfigOption))
-    options += [parameter.replace(kind=named) for parameter in own]
+    options += [*settings, *parameters] if first == "settings" else [*parameters, *settings]
     run.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined] # functions take one, stubs do not know
     run.__annotations__ = {p.name: p.annotation for p in options}
     del run.__dict__["__wrapped__"]  # or typer would look through to the command itself
@@ -77,7 +102,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 def _option(field: SettingField) -> inspect.Parameter:
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     help_text = field.help + (f" One of {', '.join(choices)}." if choices else "")
-    option = typer.Option(field.flag, envvar=field.variable, help=help_text, show_default=False)
+    flag = f"{field.flag}/--no-{field.flag[2:]}" if field.annotation is bool else field.flag
+    option = typer.Option(flag, envvar=field.variable, help=help_text, show_default=False)
     return inspect.Parameter(
         _parameter(field),
         inspect.Parameter.KEYWORD_ONLY,
@@ -91,14 +117,14 @@ def _parameter(field: SettingField) -> str:
 
 
 def _plain_type(annotation: object) -> type:
-    """Return what the shell's text becomes before the schema judges it: int, float or str."""
+    """Return what the shell's text becomes before the schema judges it: bool, int, float or str."""
     if get_origin(annotation) in (Union, types.UnionType):
         annotation = next(a for a in get_args(annotation) if a is not type(None))
     if get_origin(annotation) is Annotated:
         annotation = get_args(annotation)[0]
     if annotation is Decimal:
         return str
-    return annotation if annotation in (int, float) else str
+    return annotation if annotation in (bool, int, float) else str
 
 
 def _given(ctx: typer.Context, fields: list[SettingField], parameters: dict[str, Any]) -> Given:

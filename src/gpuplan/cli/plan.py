@@ -64,7 +64,7 @@ def _next(planned: Planned) -> Facts:
     settings = planned.plan.provenance.settings
     try:
         refuse(planned.plan, settings.launch.max_cost, allow_retired=False)
-        backends.create(planned.plan.backend, home())
+        backends.create(planned.plan.backend, home(), settings.aws)
     except GpuplanError as error:
         return Facts((("launch", f"would be refused: {error.what}"), ("fix", error.fix)))
     return next_commands(planned.given.arguments())

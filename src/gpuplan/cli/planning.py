@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from gpuplan import __version__
+from gpuplan.aws.location import ambient_region
 from gpuplan.backends import base as backends
 from gpuplan.core import payload
 from gpuplan.core.errors import UsageError
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.profiles.hardware import Gpu
     from gpuplan.workload.schema import Settings
+
+_REHEARSAL = {"workload.precision": "fp32", "workload.workers": 0}
+"""On CPUs mixed precision is slow, and the processes themselves take all cores."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,9 @@ def plan_from(given: Given) -> Planned:
     upper.add(given.values, given.origins)
     profile = _profile(upper)
     layers.add(_defaults(profile), f"profile {profile.name}")
+    _add_ambient_region(layers, profile, upper)
+    if upper.values.get("launch.device") == "cpu":
+        layers.add(_REHEARSAL, "device cpu")
     layers.add(upper.values, upper.origins)
     settings = _pinned(validate(layers))
     return Planned(build(settings, profile), layers, given)
@@ -123,11 +131,20 @@ def _defaults(profile: InstanceProfile) -> dict[str, object]:
     """Return the settings that depend on the instance."""
     return {
         "launch.backend": profile.defaults.backend,
-        "launch.region": profile.defaults.region or NO_REGION,
+        "aws.region": profile.defaults.region or NO_REGION,
         "workload.per_gpu_batch": profile.defaults.per_gpu_batch,
         "workload.precision": profile.defaults.precision,
         "workload.workers": profile.defaults.workers,
     }
+
+
+def _add_ambient_region(layers: Layers, profile: InstanceProfile, upper: Layers) -> None:
+    """Let AWS's configuration say the region of an instance that has one: below gpuplan.toml, above the default."""
+    named = upper.values.get("aws.profile")
+    found = ambient_region(os.environ, named if isinstance(named, str) else None)
+    if profile.defaults.region and found:
+        value, origin = found
+        layers.add({"aws.region": value}, origin)
 
 
 def _known(name: str, choices: Collection[str], flag: str) -> None:

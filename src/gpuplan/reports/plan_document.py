@@ -5,14 +5,16 @@ The id covers everything but the requests, which follow from the rest; so an edi
 
 from __future__ import annotations
 
+import functools
 import json
+import operator
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
 from gpuplan.backends import base as backends
 from gpuplan.core.errors import PlanRefusedError, UsageError
-from gpuplan.core.names import slug
+from gpuplan.core.names import owner, slug
 from gpuplan.planning.job_input import job_input
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan_job.document import canonical_json, sha256_hex
@@ -94,10 +96,12 @@ def _request(plan: LaunchPlan, step: StepPlan, home: Path) -> dict[str, Any]:
         return {"unknown": f"this installation has no backend {plan.backend!r}"}
     learning_rate = plan.lr.learning_rate or _UNBOUND_LR
     job = job_input(plan, step, run_id=RUN_PLACEHOLDER, attempt=1, learning_rate=learning_rate)
-    request = backends.create(plan.backend, home).render(backends.JobSpec(job, step.instance_type))
+    spec = backends.JobSpec.of(step, job, owner=owner(), limits=step.limits)
+    request = backends.create(plan.backend, home, plan.provenance.settings.aws).render(spec)
     body = json.loads(json.dumps(request.body))
     if step.sweep is None and plan.lr.learning_rate is None:
-        body["input"]["train"]["learning_rate"] = {"unknown": "found by lr-find"}
+        *above, last = request.learning_rate_at
+        functools.reduce(operator.getitem, above, body)[last] = {"unknown": "found by lr-find"}
     return {"name": request.name, **body}
 
 

@@ -6,7 +6,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.core.units import count, duration, learning_rate, significant, usd
+from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
 from gpuplan.planning.cost import Cost, Rate
 from gpuplan.reports.layout import Facts, Line, Table
 
@@ -34,6 +34,7 @@ def plan_text(plan: LaunchPlan, today: date) -> list[Line | Table | Facts]:
     """Return the blocks of a plan, in order."""
     rows = [_row(step) for step in plan.steps]
     rows.append(("total", "", "", "", "", hours_text(plan.total.time_hours), cost_text(plan.total.cost_usd)))
+    rows += _most(plan)
     return [
         Line(header(plan)),
         Table(_COLUMNS, tuple(rows)),
@@ -45,8 +46,9 @@ def header(plan: LaunchPlan) -> str:
     """Return the line that names a plan."""
     step = plan.step("train") or plan.steps[0]
     processes = f"{step.gpus} x {plan.gpu}" if step.gpus > 1 else plan.gpu
+    machines = f"{step.instances} x {plan.instance}" if step.instances > 1 else plan.instance
     where = plan.backend if plan.backend in {"local", "fake"} else f"{plan.backend} {plan.region}"
-    return f"gpuplan plan {plan.plan_id[:10]} · {plan.pipeline} · {plan.instance} ({processes}) · {where}"
+    return f"gpuplan plan {plan.plan_id[:10]} · {plan.pipeline} · {machines} ({processes}) · {where}"
 
 
 def next_commands(arguments: list[str]) -> Facts:
@@ -74,13 +76,22 @@ def _row(step: StepPlan) -> tuple[str, ...]:
     product = f"{batch.per_gpu} x {batch.world_size} x {batch.accumulation} = {batch.global_batch}"
     return (
         step.name,
-        step.instance_type,
+        f"{step.instances} x {step.instance_type}" if step.instances > 1 else step.instance_type,
         str(step.gpus),
         product,
         _memory(step.memory),
         hours_text(step.time_hours),
         cost_text(step.cost_usd),
     )
+
+
+def _most(plan: LaunchPlan) -> list[tuple[str, ...]]:
+    """Return the row of the most that the limits sent allow, where AWS bills at all."""
+    total = plan.total.cost_usd
+    if isinstance(total, Unknown) or isinstance(total.worst_case, Unknown) or total.worst_case == 0:
+        return []
+    seconds = sum(step.limits.max_runtime_seconds for step in plan.steps if step.limits)
+    return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), usd(total.worst_case))]
 
 
 def _memory(memory: MemoryEstimate | Unknown) -> str:
@@ -110,6 +121,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         "estimates",
         "rough, from published model sizes and throughput; bands are in -o json, method in docs/estimates.md",
     )
+    yield from _limits(plan)
     yield from _prices(plan, today)
     for warning in plan.warnings:
         yield "note", f"{warning.message} ({warning.fix})" if warning.fix != "none needed" else warning.message
@@ -124,6 +136,17 @@ def _lr(plan: LaunchPlan) -> str:
         f"found on 1 GPU by {sweeps} of {plan.lr.iterations} steps (rule: {plan.lr.rule}), "
         f"carried from batch {finder} to {target} by {plan.lr.transfer}"
     )
+
+
+def _limits(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
+    sent = [(step, step.limits) for step in plan.steps if step.limits is not None]
+    texts = [f"{step.name} {duration(limits.max_runtime_seconds / SECONDS_PER_HOUR)}" for step, limits in sent]
+    if texts:
+        budget = plan.provenance.settings.launch.max_cost
+        yield (
+            "limits",
+            f"{', '.join(texts)}: AWS ends a job there{f', within --max-cost {usd(budget)}' if budget else ''}",
+        )
 
 
 def _prices(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:

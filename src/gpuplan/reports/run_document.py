@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
+    from gpuplan.planning.cost import Cost
     from gpuplan.planning.decision import Decision
-    from gpuplan.store.record import RunRecord, StepRecord
+    from gpuplan.planning.plan import StepPlan
+    from gpuplan.store.record import Attempt, RunRecord, StepRecord
 
 
 def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code: int | None = None) -> dict[str, Any]:
@@ -27,7 +29,7 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
         "plan_id": record.plan.plan_id,
         "state": record.state,
         "exit_code": {"unknown": "the run is not over"} if code is None else int(code),
-        "steps": [_step(step) for step in record.steps],
+        "steps": [_step(step, record.plan.step(step.name)) for step in record.steps],
         "batch": {
             "lr_find": _batch(record.plan.batch.lr_find.per_gpu, record.plan.batch.lr_find.global_batch),
             "train": _batch(record.plan.batch.train.per_gpu, record.plan.batch.train.global_batch),
@@ -49,21 +51,38 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
     return document
 
 
-def _step(step: StepRecord) -> dict[str, Any]:
+def _step(step: StepRecord, planned: StepPlan | None) -> dict[str, Any]:
     last = step.last
     not_yet = {"unknown": "not started"}
+    estimate = {} if planned is None else {"planned_cost_usd": _planned(planned.cost_usd)}
     if last is None:
         unset = dict.fromkeys(("handle", "started_at", "ended_at", "cost_usd"), not_yet)
-        return {"name": step.name, "state": step.state, "attempt": 0, **unset}
+        return {"name": step.name, "state": step.state, "attempt": 0, **unset, **estimate, "attempts": []}
     return {
         "name": step.name,
         "state": step.state,
-        "handle": last.handle,
         "attempt": last.number,
-        "started_at": _time(last.started_at),
-        "ended_at": _time(last.ended_at) if last.ended_at else {"unknown": "not ended"},
-        "cost_usd": _cost(last.cost_usd),
+        **_attempt(last),
+        **estimate,
+        "attempts": [{"attempt": one.number, "state": one.state.value, **_attempt(one)} for one in step.attempts],
     }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    billed = {} if attempt.billable_seconds is None else {"billable_seconds": attempt.billable_seconds}
+    return {
+        "handle": attempt.handle,
+        "started_at": _time(attempt.started_at),
+        "ended_at": _time(attempt.ended_at) if attempt.ended_at else {"unknown": "not ended"},
+        "cost_usd": _cost(attempt.cost_usd),
+        **billed,
+    }
+
+
+def _planned(cost: Cost | Unknown) -> dict[str, str]:
+    return (
+        {"unknown": cost.unknown} if isinstance(cost, Unknown) else {"p50": f"{cost.p50:.4f}", "p90": f"{cost.p90:.4f}"}
+    )
 
 
 def _cost(value: Decimal | Unknown | None) -> object:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import ExitCode
 from gpuplan.core.frozen import Unknown
+from gpuplan.core.job_state import JobState
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
 from gpuplan.reports.layout import Block, Facts, Line, Table
 from gpuplan.reports.plan_text import cost_text, hours_text
@@ -25,7 +27,7 @@ def run_text(record: RunRecord, locate: Callable[[str, str], str], picture: Path
     plan = record.plan
     return [
         Line(f"gpuplan run {record.run_id} · {plan.pipeline} · {plan.instance} · {plan.backend} · {record.state}"),
-        Table(("step", "attempt", "state", "took", "cost"), tuple(_step(step) for step in record.steps)),
+        _steps(record),
         Facts(tuple(_facts(record, locate, picture))),
         Facts(tuple(_next(record))),
     ]
@@ -81,14 +83,43 @@ def failure_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
             yield "fix", record.failure.fix
 
 
-def _step(step: StepRecord) -> tuple[str, ...]:
-    last = step.last
-    if last is None:
-        return step.name, "", step.state, "", ""
-    took = duration((last.ended_at - last.started_at).total_seconds() / SECONDS_PER_HOUR) if last.ended_at else ""
-    cost = last.cost_usd
-    dollars = "" if cost is None else "unknown" if isinstance(cost, Unknown) else usd(cost)
-    return step.name, str(last.number), step.state, took, dollars
+def _steps(record: RunRecord) -> Table:
+    """Return one row an attempt; where the jobs are billed, also what was planned, and the sum of both."""
+    billed = any(step.limits for step in record.plan.steps)
+    rows = [row for step in record.steps for row in _attempts(step)]
+    if not billed:
+        return Table(("step", "attempt", "state", "took", "cost"), tuple(rows))
+    planned = {step.name: step.cost_usd for step in record.plan.steps}
+    named: dict[str, str] = {name: cost_text(cost) for name, cost in planned.items()}
+    seen: set[str] = set()
+    with_plan = []
+    for row in rows:
+        with_plan.append((*row, "" if row[0] in seen else named[row[0]]))
+        seen.add(row[0])
+    total = ("total", "", "", "", _sum(record), cost_text(record.plan.total.cost_usd))
+    return Table(("step", "attempt", "state", "took", "cost", "planned p50 (p90)"), (*with_plan, total))
+
+
+def _attempts(step: StepRecord) -> Iterator[tuple[str, str, str, str, str]]:
+    if not step.attempts:
+        yield step.name, "", step.state, "", ""
+    for attempt in step.attempts:
+        took = ""
+        if attempt.ended_at:
+            took = duration((attempt.ended_at - attempt.started_at).total_seconds() / SECONDS_PER_HOUR)
+        state = step.state if attempt is step.last else JobState.FAILED.value if attempt.failed else attempt.state.value
+        yield step.name, str(attempt.number), state, took, _dollars(attempt.cost_usd)
+
+
+def _dollars(cost: Decimal | Unknown | None) -> str:
+    return "" if cost is None else "unknown" if isinstance(cost, Unknown) else usd(cost)
+
+
+def _sum(record: RunRecord) -> str:
+    costs = [attempt.cost_usd for step in record.steps for attempt in step.attempts if attempt.cost_usd is not None]
+    if any(isinstance(cost, Unknown) for cost in costs):
+        return "unknown"
+    return usd(sum((cost for cost in costs if isinstance(cost, Decimal)), Decimal(0)))
 
 
 def _facts(record: RunRecord, locate: Callable[[str, str], str], picture: Path | None) -> Iterator[tuple[str, str]]:

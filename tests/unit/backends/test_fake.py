@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from conftest import MakePlan
+    from gpuplan.workload.schema import Aws
 
 RUN = "digits-0000000000001"
 
@@ -55,12 +56,12 @@ def test_a_job_plays_one_state_a_poll_and_stays_in_the_last(tmp_path: Path, job:
     assert states(backend, handle, 5) == [JobState.PENDING, JobState.UNKNOWN, *[JobState.FAILED] * 3]
 
 
-def test_another_client_finds_the_job_where_it_was_left(tmp_path: Path, job: JobInput) -> None:
-    first = create(tmp_path)
+def test_another_client_finds_the_job_where_it_was_left(tmp_path: Path, job: JobInput, aws: Aws) -> None:
+    first = create(tmp_path, aws)
     handle = first.submit(first.render(JobSpec(job, "x")))
     states(first, handle, 2)
-    assert states(create(tmp_path), handle, 2) == [JobState.RUNNING, JobState.SUCCEEDED]
-    assert create(tmp_path).created() == [f"{RUN}-lr-find-1"]
+    assert states(create(tmp_path, aws), handle, 2) == [JobState.RUNNING, JobState.SUCCEEDED]
+    assert create(tmp_path, aws).created() == [f"{RUN}-lr-find-1"]
 
 
 def test_every_created_job_is_counted_once(tmp_path: Path, make_plan: MakePlan) -> None:

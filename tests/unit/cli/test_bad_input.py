@@ -155,12 +155,55 @@ def test_a_plan_over_budget_is_exit_6_before_anything_starts(run: Run) -> None:
 
 
 def test_a_backend_that_is_not_installed_plans_but_does_not_launch(run: Run) -> None:
-    code, out, _ = run("plan", "--instance", "g5", "-o", "json")
+    code, out, _ = run("plan", "--instance", "g5", "--backend", "ec2", "-o", "json")
     assert code == 0
     assert "unknown" in json.loads(out)["steps"][0]["request"]
-    code, _, err = run("launch", "--instance", "g5", "--yes")
+    code, _, err = run("launch", "--instance", "g5", "--backend", "ec2", "--yes")
     assert code == 2
-    assert "no backend 'sagemaker'" in err
+    assert "no backend 'ec2'" in err
+
+
+@pytest.mark.parametrize("given", [(), ("--role", "arn:aws:iam::123456789012:role/x", "--bucket", "gpuplan-1")])
+def test_a_launch_without_credentials_is_exit_3_and_leaves_nothing(run: Run, given: tuple[str, ...]) -> None:
+    code, _, err = run("launch", "--instance", "g5", "--yes", *given)
+    assert code == 3, err
+    assert "aws configure" in err
+    assert "Traceback" not in err
+    assert run("list")[1].startswith("no runs yet")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--spot"], "no spot capacity"),
+        (["--nodes", "2"], "runs jobs on one machine"),
+        (["--max-hours", "2"], "enforces no time limit"),
+        (["--instance", "g5", "--spot", "--epochs", "1"], "1 epoch"),
+        (["--instance", "g5", "--spot", "--pipeline", "lr"], "lr-find writes no checkpoint"),
+        (["--instance", "g5", "--nodes", "2", "--world-size", "7"], "does not divide"),
+        (["--instance", "g5", "--nodes", "65"], "--nodes = 65"),
+        (["--instance", "g5", "--max-hours", "0"], "--max-hours = 0"),
+        (["--instance", "g5", "--role", "me"], "--role = 'me'"),
+        (["--instance", "g5", "--bucket", "s3://b"], "--bucket = 's3://b'"),
+        (["--instance", "g5", "--prefix", "../x"], "--prefix = '../x'"),
+        (["--instance", "g5", "--image", "two words"], "--image = 'two words'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_aws_could_not_do_is_said_while_planning(run: Run, arguments: list[str], says: str) -> None:
+    code, _, err = run("plan", *arguments, "-o", "json")
+    assert code == 2, err
+    assert says in " ".join(err.split()), err
+
+
+def test_a_detached_launch_says_how_to_go_on_and_resume_does(run: Run) -> None:
+    code, out, err = run("launch", "--backend", "fake", "--detach", "--yes", "-o", "json")
+    assert code == 130
+    document = json.loads(out)
+    assert (document["state"], document["exit_code"]) == ("running", 130)
+    assert f"gpuplan resume {document['run_id']}" in err
+    assert "train starts only after resume" in err
+    assert run("resume")[0] == 0
 
 
 def test_an_edited_plan_is_refused(run: Run) -> None:

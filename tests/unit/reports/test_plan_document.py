@@ -176,6 +176,31 @@ def test_the_request_is_what_would_be_sent_but_for_what_is_not_known_yet(backend
     assert train["request"]["input"]["train"]["learning_rate"] == {"unknown": "found by lr-find"}
 
 
+def test_the_request_to_sagemaker_is_whole_but_for_what_an_offline_plan_does_not_know() -> None:
+    lr_find, train = to_document(planned(backend="sagemaker"), HOME)["steps"]
+    assert train["request"]["HyperParameters"]["train"] == {"unknown": "found by lr-find"}
+    sweep = json.loads(lr_find["request"]["HyperParameters"]["sweep"])
+    assert sweep == lr_find["sweep"]
+    assert lr_find["request"]["HyperParameters"]["train"] == "null"
+    for step in (lr_find, train):
+        request = step["request"]
+        assert request["name"] == request["TrainingJobName"] == f"{RUN_PLACEHOLDER}-{step['name']}-1"
+        assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": step["limits"]["max_runtime_seconds"]}
+        assert request["ResourceConfig"]["InstanceType"] == step["instance_type"]
+        assert "--role" in request["RoleArn"]["unknown"]
+        assert "--bucket" in request["CheckpointConfig"]["S3Uri"]["unknown"]
+        assert "dkr.ecr.us-east-1" in request["AlgorithmSpecification"]["TrainingImage"]
+
+
+def test_a_limit_cannot_be_edited_into_a_plan() -> None:
+    document = to_document(planned(backend="sagemaker"), HOME)
+    limits = [leaf for leaf in leaves(document) if "limits" in leaf]
+    assert len(limits) >= 4
+    for leaf in limits:
+        with pytest.raises(PlanRefusedError):
+            from_document(change(document, leaf), "plan.json")
+
+
 def test_a_given_learning_rate_stands_in_the_request() -> None:
     train = to_document(planned("train", backend="fake"), HOME)["steps"][0]
     assert train["request"]["input"]["train"]["learning_rate"] == 0.05

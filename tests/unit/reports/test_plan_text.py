@@ -12,7 +12,9 @@ import pytest
 
 from gpuplan.cli.app import COMMANDS
 from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import duration, usd
 from gpuplan.planning.cost import Cost
+from gpuplan.planning.plan import TotalCost
 from gpuplan.planning.throughput import Hours
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.plan_text import cost_text, header, hours_text, next_commands, plan_text
@@ -47,15 +49,15 @@ def test_this_machine_has_no_region(make_plan: MakePlan) -> None:
     assert header(make_plan(G5 | {"launch.backend": "fake"})).endswith("· fake")
 
 
-def test_there_is_a_row_a_step_and_a_total_that_fit_the_columns(make_plan: MakePlan) -> None:
+def test_there_is_a_row_a_step_a_total_and_the_most_it_can_be_that_fit_the_columns(make_plan: MakePlan) -> None:
     _, table, _ = parts(make_plan(G5))
-    assert [row[0] for row in table.rows] == ["lr-find", "train", "total"]
+    assert [row[0] for row in table.rows] == ["lr-find", "train", "total", "at most"]
     assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
 def test_the_batch_is_shown_as_the_product_it_is(make_plan: MakePlan) -> None:
     _, table, _ = parts(make_plan(G5 | {"workload.accumulate": 2}))
-    assert [row[3] for row in table.rows] == ["64 x 1 x 1 = 64", "64 x 4 x 2 = 512", ""]
+    assert [row[3] for row in table.rows] == ["64 x 1 x 1 = 64", "64 x 4 x 2 = 512", "", ""]
 
 
 @pytest.mark.parametrize(("batch", "verdict"), [(64, "ok"), (450, "TIGHT"), (2048, "TOO BIG")])
@@ -72,10 +74,45 @@ def test_memory_is_shown_with_its_limit_and_a_verdict_in_words(make_plan: MakePl
 
 
 def test_what_is_not_known_is_said_never_zero(make_plan: MakePlan) -> None:
-    _, table, facts = parts(make_plan(G5 | {"launch.region": "nowhere-1"}))
+    _, table, facts = parts(make_plan(G5 | {"aws.region": "nowhere-1"}))
     assert [row[-1] for row in table.rows] == ["unknown"] * 3
     assert all("unknown" in line for line in facts["prices"])
     assert "$" not in " ".join(facts["prices"])
+
+
+def test_several_nodes_are_shown_with_their_number(make_plan: MakePlan) -> None:
+    line, table, _ = parts(make_plan(G5 | {"launch.nodes": 2, "workload.per_gpu_batch": 16}))
+    assert "2 x g5.12xlarge (8 x A10G)" in line
+    assert [row[1] for row in table.rows] == ["ml.g5.xlarge", "2 x ml.g5.12xlarge", "", ""]
+    assert [row[2] for row in table.rows] == ["1", "8", "", ""]
+    assert table.rows[1][3] == "16 x 8 x 1 = 128"
+
+
+def test_what_aws_bills_is_shown_with_its_limits_and_the_most_it_can_cost(make_plan: MakePlan) -> None:
+    plan = make_plan(G5)
+    _, table, facts = parts(plan)
+    assert isinstance(plan.total.cost_usd, TotalCost)
+    assert isinstance(plan.total.cost_usd.worst_case, Decimal)
+    [limits] = facts["limits"]
+    hours = 0.0
+    for step in plan.steps:
+        assert step.limits is not None
+        hours += step.limits.max_runtime_seconds / 3600
+        assert f"{step.name} {duration(step.limits.max_runtime_seconds / 3600)}" in limits
+    assert table.rows[-1] == ("at most", "", "", "", "", duration(hours), usd(plan.total.cost_usd.worst_case))
+    assert "--max-cost" not in limits
+
+
+def test_limits_that_come_from_a_budget_say_so(make_plan: MakePlan) -> None:
+    _, table, facts = parts(make_plan(G5 | {"launch.max_cost": Decimal(9)}))
+    assert facts["limits"][0].endswith("within --max-cost $9.00")
+    assert (table.rows[-1][0], table.rows[-1][-1]) == ("at most", "$9.00")
+
+
+def test_where_nothing_is_limited_nothing_is_said_of_limits(make_plan: MakePlan) -> None:
+    _, table, facts = parts(make_plan())
+    assert "limits" not in facts
+    assert table.rows[-1][0] == "total"
 
 
 def test_prices_say_where_and_how_old_they_are(make_plan: MakePlan) -> None:
@@ -85,7 +122,7 @@ def test_prices_say_where_and_how_old_they_are(make_plan: MakePlan) -> None:
 
 
 def test_a_price_that_was_derived_says_so(make_plan: MakePlan) -> None:
-    facts = parts(make_plan(G5 | {"launch.region": "eu-west-1"}))[2]
+    facts = parts(make_plan(G5 | {"aws.region": "eu-west-1"}))[2]
     assert all("derived from EC2's" in line for line in facts["prices"])
 
 
@@ -117,7 +154,7 @@ def test_every_warning_is_a_note_with_its_way_out(make_plan: MakePlan) -> None:
 
 def test_a_plan_without_a_training_has_no_steps_an_epoch(make_plan: MakePlan) -> None:
     _, table, facts = parts(make_plan(G5 | {"launch.pipeline": "lr"}))
-    assert [row[0] for row in table.rows] == ["lr-find", "total"]
+    assert [row[0] for row in table.rows] == ["lr-find", "total", "at most"]
     assert "steps" not in facts
     assert "bound" not in facts
 

@@ -12,7 +12,7 @@ from gpuplan.backends.fake import FakeBackend, Script
 from gpuplan.core.job_state import JobState
 from gpuplan.engine.run import Engine
 from gpuplan.reports.run_document import run_document
-from gpuplan.store.events import CancelRequested, Planned, Resumed
+from gpuplan.store.events import CancelRequested, Observed, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RUN = "digits-0000000000001"
 ISO_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-STEP_KEYS = {"name", "state", "handle", "attempt", "started_at", "ended_at", "cost_usd"}
+STEP_KEYS = {"name", "state", "handle", "attempt", "started_at", "ended_at", "cost_usd", "planned_cost_usd", "attempts"}
 PAID: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
 
 
@@ -126,13 +126,39 @@ def test_times_are_utc_in_iso_8601_and_in_order(drive: Drive) -> None:
     assert times == sorted(times)
 
 
+def test_every_attempt_is_told_the_newest_also_beside_it(
+    drive: Drive, store: RunStore, clock: FakeClock, recorder: Recorder, tmp_path: Path
+) -> None:
+    drive(script=Script(states=(JobState.FAILED,)))
+    store.append(RUN, Resumed())
+    found = document(Engine(store, FakeBackend(tmp_path / "fake"), clock, recorder).drive(RUN))["steps"][0]
+    first, second = found["attempts"]
+    assert [(one["attempt"], one["state"]) for one in (first, second)] == [(1, "failed"), (2, "succeeded")]
+    assert first["handle"] != second["handle"]
+    assert {key: found[key] for key in second if key != "state"} == {k: v for k, v in second.items() if k != "state"}
+
+
+def test_what_was_planned_stands_beside_what_it_cost(drive: Drive) -> None:
+    for step in document(drive(PAID))["steps"]:
+        assert step["planned_cost_usd"].keys() == {"p50", "p90"}
+        assert all(re.fullmatch(r"\d+\.\d{4}", amount) for amount in step["planned_cost_usd"].values())
+
+
+def test_what_the_service_billed_is_told_where_it_said_so(drive: Drive, store: RunStore) -> None:
+    billed = Observed(step="train", attempt=1, state=JobState.STOPPED, billable_seconds=1234)
+    assert "billable_seconds" not in json.dumps(document(drive()))
+    store.append(RUN, billed)
+    step = document(store.record(RUN))["steps"][1]
+    assert step["billable_seconds"] == step["attempts"][0]["billable_seconds"] == 1234
+
+
 def test_money_is_decimal_text_with_four_places(drive: Drive) -> None:
     costs = [step["cost_usd"] for step in document(drive(PAID))["steps"]]
     assert all(re.fullmatch(r"\d+\.\d{4}", cost) for cost in costs)
 
 
 def test_a_price_that_is_not_known_is_an_unknown_with_its_reason(drive: Drive) -> None:
-    for step in document(drive(PAID | {"launch.region": "nowhere-1"}))["steps"]:
+    for step in document(drive(PAID | {"aws.region": "nowhere-1"}))["steps"]:
         assert "nowhere-1" in step["cost_usd"]["unknown"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,9 +12,12 @@ import pytest
 from gpuplan.backends.fake import FakeBackend, Script
 from gpuplan.cli.app import COMMANDS
 from gpuplan.core.job_state import JobState
+from gpuplan.core.units import usd
+from gpuplan.engine.account import spent
 from gpuplan.engine.run import Engine
 from gpuplan.planning.decision import Decision
 from gpuplan.reports.layout import Facts, Line, Table
+from gpuplan.reports.plan_text import cost_text
 from gpuplan.reports.run_text import decision_facts, run_text, runs_table
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
@@ -122,8 +126,34 @@ def test_the_measured_estimate_is_told_while_it_matters(drive: Drive, store: Run
 
 def test_a_price_that_is_not_known_is_said(drive: Drive) -> None:
     paid: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
-    table = parts(drive(paid | {"launch.region": "nowhere-1"}))[1]
-    assert [row[-1] for row in table.rows] == ["unknown", "unknown"]
+    table = parts(drive(paid | {"aws.region": "nowhere-1"}))[1]
+    assert [row[table.columns.index("cost")] for row in table.rows] == ["unknown"] * 3, "the total too"
+    assert "unknown" in table.rows[-1][-1]
+
+
+def test_every_attempt_has_a_row_and_jobs_that_aws_bills_have_what_was_planned_and_a_total(
+    drive: Drive, store: RunStore, clock: FakeClock, recorder: Recorder, tmp_path: Path
+) -> None:
+    drive(
+        {"launch.instance": "g5", "launch.backend": "sagemaker"},
+        Script(states=(JobState.RUNNING, JobState.FAILED)),
+    )
+    store.append(RUN, Resumed())
+    record = Engine(store, FakeBackend(tmp_path / "fake"), clock, recorder).drive(RUN)
+    table = parts(record)[1]
+    assert {len(row) for row in table.rows} == {len(table.columns)} == {6}
+    assert [(row[0], row[1], row[2]) for row in table.rows] == [
+        ("lr-find", "1", "failed"),
+        ("lr-find", "2", "succeeded"),
+        ("train", "1", "succeeded"),
+        ("total", "", ""),
+    ]
+    planned = [cost_text(step.cost_usd) for step in record.plan.steps]
+    assert [row[5] for row in table.rows] == [planned[0], "", planned[1], cost_text(record.plan.total.cost_usd)]
+    total = spent(record)
+    assert isinstance(total, Decimal)
+    assert total > 0
+    assert table.rows[-1][4] == usd(total)
 
 
 def test_a_decision_is_told_with_its_rule_its_band_and_its_arithmetic() -> None:
