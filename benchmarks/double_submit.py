@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 REPEATS = 15
 WORKERS = 4
+BATCH = 40
+"""Trials in one emulator: it is slower the more jobs it has seen."""
 FRESH = 8
 """In each such trial clients have an interpreter of their own; in the others they are forked from one that is warm."""
 
@@ -208,7 +210,7 @@ def results(job: JobView) -> dict[str, bytes]:
     return {**files, EXIT_FILE: canonical_json({"code": 0, "files": digests}).encode()}
 
 
-def run_trials(aws: Emulator, root: Path, seed: int, trials: int) -> Iterator[Outcome]:
+def run_trials(aws: Emulator, root: Path, seed: int, numbers: range) -> Iterator[Outcome]:
     """Yield the outcome of each trial; some are under way at a time."""
     bucket, role = aws.prepare()
     os.environ.update(aws.environment(), GPUPLAN_WHEELS="false")
@@ -233,7 +235,7 @@ def run_trials(aws: Emulator, root: Path, seed: int, trials: int) -> Iterator[Ou
             return outcome
 
         with ThreadPoolExecutor(WORKERS) as pool:
-            yield from pool.map(carry_out, range(1, trials + 1))
+            yield from pool.map(carry_out, numbers)
     finally:
         over.set()
         player.join()
@@ -260,11 +262,16 @@ def main() -> int:
     given = parser.parse_args()
     begun = time.monotonic()
     outcomes = []
-    with tempfile.TemporaryDirectory() as folder, Emulator(execute=False) as aws:
-        for outcome in run_trials(aws, Path(folder), given.seed, given.trials):
-            outcomes.append(outcome)
-            if outcome.doubled or outcome.forgotten or outcome.unfinished:
-                print(outcome, file=sys.stderr, flush=True)
+    for first in range(1, given.trials + 1, BATCH):
+        numbers = range(first, min(first + BATCH, given.trials + 1))
+        with tempfile.TemporaryDirectory() as folder, Emulator(execute=False) as aws:
+            for outcome in run_trials(aws, Path(folder), given.seed, numbers):
+                outcomes.append(outcome)
+                if outcome.doubled or outcome.forgotten or outcome.unfinished:
+                    print(outcome, file=sys.stderr, flush=True)
+        print(
+            f"{len(outcomes)} of {given.trials} trials, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True
+        )
     codes = Counter(code for outcome in outcomes for code in outcome.codes)
     print(f"# Jobs created twice, or forgotten, {datetime.now(UTC):%F}\n")
     print(f"`python benchmarks/double_submit.py --trials {given.trials} --seed {given.seed}`, botocore", end=" ")

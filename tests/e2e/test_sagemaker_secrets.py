@@ -20,7 +20,7 @@ from gpuplan.cli.planning import plan_from
 from gpuplan.core import names
 from gpuplan.core.errors import ExitCode, PlanRefusedError, UsageError
 from gpuplan.planning.job_input import job_input
-from gpuplan.planning.limits import Limits
+from gpuplan.planning.plan import Limits
 from gpuplan.reports.plan_document import workload_slug
 
 if TYPE_CHECKING:

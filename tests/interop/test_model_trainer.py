@@ -17,7 +17,7 @@ from gpuplan.aws import layout, training_job
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.interop import model_trainer_from_request
-from gpuplan.planning.limits import Limits
+from gpuplan.planning.plan import Limits
 from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec, WorkloadSpec
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from gpuplan.aws.layout import AttemptPlace
-    from gpuplan.planning.limits import Limits
+    from gpuplan.planning.plan import Limits
     from gpuplan_job.contract import JobInput
 
 CHECKPOINT_FOLDER = "/opt/ml/checkpoints"

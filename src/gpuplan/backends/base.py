@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
     from gpuplan.core.errors import ExitCode
     from gpuplan.core.job_state import JobState
-    from gpuplan.planning.limits import Limits
-    from gpuplan.planning.plan import StepPlan
+    from gpuplan.planning.plan import Limits, StepPlan
     from gpuplan.workload.schema import Aws
     from gpuplan_job.contract import JobInput
 

@@ -30,7 +30,7 @@ from gpuplan.core.errors import (
 from gpuplan.core.failpoint import failpoint
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
-from gpuplan.planning.limits import Limits
+from gpuplan.planning.plan import Limits
 from gpuplan_job import data
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from gpuplan.core.errors import OverBudgetError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import duration, usd
 from gpuplan.engine.account import spent
-from gpuplan.planning.limits import Limits, affordable_seconds, within
+from gpuplan.planning.limits import affordable_seconds, within
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from gpuplan.planning.plan import StepPlan
+    from gpuplan.planning.plan import Limits, StepPlan
     from gpuplan.store.record import RunRecord
     from gpuplan_job.contract import JobInput
 

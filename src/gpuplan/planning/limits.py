@@ -9,11 +9,10 @@ import math
 from decimal import ROUND_FLOOR, Decimal
 from typing import TYPE_CHECKING
 
-from pydantic import Field
-
-from gpuplan.core.frozen import Frozen, Unknown
+from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.cost import Cost
+from gpuplan.planning.plan import LONGEST_SECONDS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
     from gpuplan.planning.throughput import Hours
     from gpuplan_job.contract import DataDescription
 
-LONGEST_SECONDS = 28 * 24 * SECONDS_PER_HOUR
-"""SageMaker's own limit of a training job."""
 ORDINARY_LONGEST_SECONDS = 5 * 24 * SECONDS_PER_HOUR
 """The default of SageMaker's quota `Longest run time for a training job`, and of the launcher policy's limit."""
 _ROOM = 1.5
@@ -38,16 +35,6 @@ _BASE_VOLUME_GB = 30
 """Wheels, checkpoints of common models, temporary files."""
 _DATA_ROOM = 1.2
 _GB = 1e9
-
-
-class Limits(Frozen):
-    """What AWS ends a job at, and the disk it gets."""
-
-    max_runtime_seconds: int = Field(ge=1, le=LONGEST_SECONDS)
-    """Running time, all restarts of a spot job together."""
-    max_wait_seconds: int | None = None
-    """Spot only: running and waiting time together."""
-    volume_gb: int = Field(ge=1)
 
 
 def limit_steps(

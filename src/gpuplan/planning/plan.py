@@ -11,9 +11,9 @@ from typing import Literal
 from pydantic import Field
 
 from gpuplan.core.frozen import Frozen, Unknown
+from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.batch import BatchPlan, StepBatch
 from gpuplan.planning.cost import Cost, Rate
-from gpuplan.planning.limits import Limits
 from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.planning.throughput import Hours
 from gpuplan.workload.schema import Settings
@@ -21,6 +21,20 @@ from gpuplan_job.contract import DataDescription, SweepSpec, WorkloadSpec
 
 LifecycleState = Literal["current", "previous-generation", "retired"]
 StepName = Literal["lr-find", "train"]
+
+
+LONGEST_SECONDS = 28 * 24 * SECONDS_PER_HOUR
+"""SageMaker's own limit of a training job."""
+
+
+class Limits(Frozen):
+    """What AWS ends a job at, and the disk it gets."""
+
+    max_runtime_seconds: int = Field(ge=1, le=LONGEST_SECONDS)
+    """Running time, all restarts of a spot job together."""
+    max_wait_seconds: int | None = None
+    """Spot only: running and waiting time together."""
+    volume_gb: int = Field(ge=1)
 
 
 class PlanWarning(Frozen):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gpuplan.aws import layout, request_check, training_job
 from gpuplan.aws.training_job import FINGERPRINT_TAG, Machine, Site
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.limits import Limits
+from gpuplan.planning.plan import Limits
 from gpuplan_job.contract import BatchSpec, JobInput, SweepSpec, TrainSpec, WorkloadSpec
 from gpuplan_job.document import canonical_json, sha256_hex
 

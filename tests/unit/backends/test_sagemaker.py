@@ -29,7 +29,7 @@ from gpuplan.core.errors import (
 )
 from gpuplan.core.job_state import JobState
 from gpuplan.planning.job_input import job_input
-from gpuplan.planning.limits import Limits
+from gpuplan.planning.plan import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

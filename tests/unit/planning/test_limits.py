@@ -18,15 +18,13 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.planning.batch import StepBatch
 from gpuplan.planning.cost import LOCAL_RATE, Cost, Rate, cost
 from gpuplan.planning.limits import (
-    LONGEST_SECONDS,
     ORDINARY_LONGEST_SECONDS,
-    Limits,
     affordable_seconds,
     limit_steps,
     within,
     worst_case,
 )
-from gpuplan.planning.plan import StepPlan
+from gpuplan.planning.plan import LONGEST_SECONDS, Limits, StepPlan
 from gpuplan.planning.throughput import Hours
 from gpuplan_job.contract import DataDescription, SweepSpec
 
