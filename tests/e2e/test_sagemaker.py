@@ -44,7 +44,7 @@ def aws_cli(client: Client, *arguments: str) -> Any:  # noqa: ANN401 - whatever 
     if program is None:
         pytest.skip("the AWS CLI is not installed beside this Python")
     done = subprocess.run(
-        [program, *arguments, "--output", "json"],
+        [program, *arguments, "--region", "us-east-1", "--output", "json"],
         capture_output=True,
         text=True,
         env=client.environment,
