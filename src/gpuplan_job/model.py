@@ -16,12 +16,11 @@ from torch import nn
 from torchvision import models
 
 from gpuplan_job.failures import JobError
+from gpuplan_job.model_sides import SMALL_SIDE
 
 if TYPE_CHECKING:
     from gpuplan_job.contract import DataDescription
 
-SMALL_SIDE = 64
-"""Pixels below which a network keeps its resolution at the first layers, as CIFAR variants do (He et al. 2016, 4.2)."""
 _SIDES = (8, 14, 16, 28, 32, 48, 56, 64, 75, 80, 96, 112, 128, 160, 192, 224, 256, 299, 320, 384, 448, 512)
 """Sides that are tried when a network does not take the one asked for."""
 

@@ -5,7 +5,7 @@ Written by `trace` on a machine with torch, read by the client's planning. Stand
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from gpuplan_job.document import ContractError, Document
@@ -117,6 +117,8 @@ class StepTrace(Document):
     guesses: int
     """How often the model asked for a tensor's value, which a trace does not have, and was told 1."""
     versions: dict[str, str]
+    sources: dict[str, str] = field(default_factory=dict)
+    """Digests of the files of the user's own code that the model was made by; empty for a torchvision model."""
 
     @property
     def parameters(self) -> int:

@@ -8,14 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
+import typer
+
 from gpuplan import __version__
 from gpuplan.aws.location import ambient_region
 from gpuplan.backends import base as backends
+from gpuplan.cli.home import home
 from gpuplan.core import payload
 from gpuplan.core.errors import UsageError
 from gpuplan.core.names import did_you_mean
+from gpuplan.engine.tracing import LocalTraces
 from gpuplan.pipelines import base as pipelines
-from gpuplan.planning import models
+from gpuplan.planning import shipped_traces
 from gpuplan.planning.inputs import PlanInputs
 from gpuplan.profiles import detect
 from gpuplan.profiles.load import load as load_profile
@@ -75,7 +79,8 @@ def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchP
         UsageError: a name in them means nothing, or the data are not there.
     """
     _known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
-    _known(settings.workload.model, models.table(), "--model")
+    if ":" not in settings.workload.model:
+        _known(settings.workload.model, shipped_traces.names(), "--model")
     _known(settings.lr.rule, rules.names(), "--lr-rule")
     _known(settings.lr.transfer, transfer.names(), "--lr-transfer")
     try:
@@ -86,10 +91,16 @@ def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchP
         settings=settings,
         profile=profile or resolve_profile(settings.launch.instance),
         data=described,
+        traces=traces(),
         payload_sha256=payload.digest(),
         gpuplan_version=__version__,
     )
     return pipelines.load(settings.launch.pipeline).build(inputs)
+
+
+def traces() -> LocalTraces:
+    """Return where this machine's plans get traces from; the user is told when one has to be made."""
+    return LocalTraces(home() / "traces", lambda said: typer.echo(said, err=True))
 
 
 def resolve_profile(name: str) -> InstanceProfile:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gpuplan.planning.traces import TraceSource
     from gpuplan.profiles.schema import InstanceProfile
     from gpuplan.workload.schema import Settings
     from gpuplan_job.contract import DataDescription
@@ -13,10 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """Settings, the instance, the data as described, and the digest of the code that will run."""
+    """Settings, the instance, the data as described, where traces come from, and the digest of the code that will run."""
 
     settings: Settings
     profile: InstanceProfile
     data: DataDescription
+    traces: TraceSource
     payload_sha256: str
     gpuplan_version: str

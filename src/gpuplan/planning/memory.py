@@ -1,39 +1,40 @@
-"""Rough peak memory of one training process, with line items, and whether it fits its GPU.
+"""Peak memory of one training process, with line items, and whether it fits its GPU.
 
-Called by plans and `gpuplan memory`. Pure arithmetic on facts; it reads no hardware and builds no model.
-Formulas, sources and measured errors: docs/estimates.md.
+Called by plans, comparisons and `gpuplan memory`. A step's trace is assembled into a few iterations and replayed through
+a model of PyTorch's allocator; nothing is read from hardware. Method and measured errors: docs/estimates.md.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from pydantic import Field
 
 from gpuplan.core.frozen import Frozen, Unknown
-from gpuplan.core.units import gib_from_bytes, gib_from_mib
+from gpuplan.core.units import BYTES_PER_GIB, gib_from_bytes, gib_from_mib
+from gpuplan.planning.allocator import Step, least_capacity, replay
+from gpuplan.planning.step_program import Around, Optimizer, assemble, at_peak
 from gpuplan_job.contract import Precision
 
 if TYPE_CHECKING:
-    from gpuplan.planning.models import ModelFacts
+    from gpuplan.planning.traces import Traced
 
 Verdict = Literal["fits", "tight", "too_big"]
 
-_FP32_BYTES = 4
-_HALF_BYTES = 2
 _CONTEXT_GIB = {"cuda": 0.3, "mps": 0.8, "cpu": 0.8}
-"""CUDA: 250 to 310 MiB with lazy loading (torch >= 2, CUDA >= 12) on RTX 3060 and 4060. CPU: resident memory of Python
+"""CUDA: 250 to 310 MiB with lazy loading (torch >= 2, CUDA >= 11.7) on RTX 3060 and 4060. CPU: resident memory of Python
 with torch, torchvision and Lightning imported. Apple GPUs: taken from the CPU, not measured."""
 _NCCL_GIB = 0.2
 """100 to 300 MiB by experience, not measured."""
-_RESERVED = 1.2
-"""Bytes reserved over bytes in use, with workspaces: 1.0 to 1.55 on published rows, by model (benchmarks/data)."""
-_LEAST = 0.97
-_MOST = 1.55
-"""The band, over bytes in use: nothing can take less than is in use, no published row took more than this."""
-_NEEDED = 1.1
-"""Bytes a run needs to get through, over bytes in use. The allocator gives cached blocks back under pressure, so this
-is less than it reserves: published runs went out of memory from 0.96 on, and none below."""
+_MARGIN = 0.02
+"""Between `fits` and `too_big`. Of published runs and caps none ran out of memory that fits with this much to spare."""
+_MOST = 1.25
+"""No published peak was more than this times the estimate: cuDNN takes workspaces while there is room for them."""
+_CPU_RESERVED = 1.2
+"""A process's memory over bytes in use where malloc serves them: not measured beyond small models."""
+_NEAR_RANGE = 64
+"""Doublings of a batch that a search goes through at most."""
 
 
 class TrainingProcess(Frozen):
@@ -41,9 +42,10 @@ class TrainingProcess(Frozen):
 
     per_gpu_batch: int = Field(ge=1)
     precision: Precision
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Optimizer
     momentum: float = 0.9
-    """Of SGD; 0 keeps no state."""
+    """Of SGD and RMSprop; 0 keeps no state."""
+    weight_decay: float = 5e-4
     world_size: int = Field(default=1, ge=1)
     loop: Literal["lightning", "plain"] = "lightning"
     """Where gradients are set to zero: after the forward pass (Lightning), or before it."""
@@ -69,66 +71,146 @@ class MemoryEstimate(Frozen):
     """Lowest and highest peak in GiB that the estimate's measured error allows."""
 
 
-def estimate(facts: ModelFacts | Unknown, process: TrainingProcess, memory_mib: int) -> MemoryEstimate | Unknown:
-    """Estimate the peak on a device of `memory_mib` usable MiB; an unknown model gives an unknown peak.
+class Footprint(NamedTuple):
+    """What the process asks of its allocator, in bytes, the context left out."""
 
-    peak = context + NCCL + reserved / allocated x (weights + gradients + optimizer state + half copies + DDP buckets
-    + max(activations, temporaries of the optimizer)), the activations being per-sample bytes x per-GPU batch.
+    steps: tuple[Step, ...]
+    reserved: int
+    """Most bytes held at a time on a card with room for all of it."""
+    allocated: int
+    """Most bytes in use at a time: nothing less can do."""
+    in_use: dict[tuple[str, int], int]
+    """Bytes at that moment by kind and module."""
+
+    def fits(self, capacity: int) -> bool:
+        """Tell whether the sequence goes through in `capacity` bytes."""
+        if capacity >= self.reserved:
+            return True
+        return capacity >= self.allocated and replay(self.steps, capacity).fits
+
+    def peak(self, capacity: int) -> int:
+        """Return the bytes held at the most on a card with `capacity` bytes; more than that where it does not fit."""
+        if capacity >= self.reserved or capacity < self.allocated:
+            return self.reserved
+        held = replay(self.steps, capacity)
+        return held.reserved if held.fits else self.reserved
+
+
+@lru_cache(maxsize=256)
+def footprint(traced: Traced, process: TrainingProcess) -> Footprint:
+    """Return what the process asks of its allocator; kept, because placement and comparison ask again and again."""
+    program = assemble(traced.step, _around(process))
+    steps = tuple(program.steps)
+    free = replay(steps)
+    return Footprint(steps, free.reserved, free.allocated, at_peak(program))
+
+
+def estimate(traced: Traced | Unknown, process: TrainingProcess, memory_mib: int) -> MemoryEstimate | Unknown:
+    """Estimate the peak on a device of `memory_mib` usable MiB; an unknown trace gives an unknown peak.
+
+    peak = context + NCCL + what the allocator holds at the most when it is replayed at the device's capacity.
     """
-    if isinstance(facts, Unknown):
-        return facts
-    allocated = _allocated(facts, process)
+    if isinstance(traced, Unknown):
+        return traced
+    asked = footprint(traced, process)
     outside = _outside(process)
-    live, fixed = sum(item.gib for item in allocated), sum(item.gib for item in outside)
-    # The image size's own error stands beside the formula's.
-    least, most = _LEAST * (1 - facts.size_error), _MOST * (1 + facts.size_error)
-    slack = MemoryItem(
-        name="allocator",
-        gib=(_RESERVED - 1) * live,
-        how=f"reserved but not in use, and workspaces: {_RESERVED - 1:.0%} of the above",
-    )
+    fixed = sum(item.gib for item in outside)
     capacity = gib_from_mib(memory_mib)
-    verdict: Verdict = "tight"
-    if fixed + least * live > capacity:
-        verdict = "too_big"
-    elif fixed + _NEEDED * (1 + facts.size_error) * live <= capacity:
-        verdict = "fits"
+    room = max(0, int((capacity - fixed) * BYTES_PER_GIB))
+    held = asked.peak(room) if process.device == "cuda" else int(_CPU_RESERVED * asked.allocated)
+    inside = items_in_use(asked, traced)
+    rest = gib_from_bytes(held) - sum(item.gib for item in inside)
+    cached = MemoryItem(name="allocator", gib=rest, how="reserved and not in use: rounding, fragments, cached blocks")
+    error = traced.size_error
     return MemoryEstimate(
-        peak_gib=live + slack.gib + fixed,
+        peak_gib=gib_from_bytes(held) + fixed,
         capacity_gib=capacity,
-        verdict=verdict,
-        items=(*allocated, slack, *outside),
-        error_band=(fixed + least * live, fixed + most * live),
+        verdict=_verdict(asked, process, room, error),
+        items=(*inside, cached, *outside),
+        error_band=(
+            fixed + gib_from_bytes(asked.allocated) * (1 - error),
+            fixed + _MOST * gib_from_bytes(held) * (1 + error),
+        ),
     )
 
 
-def _allocated(facts: ModelFacts, process: TrainingProcess) -> list[MemoryItem]:
-    """Return what lives in the device's allocator at the peak."""
-    weights = gib_from_bytes(facts.parameters * _FP32_BYTES)
-    buffers = gib_from_bytes(facts.buffers * _FP32_BYTES)
-    mixed = process.precision != "fp32"
-    state, kind = _optimizer_state(process)
-    zeroed = "alive through the forward pass" if process.loop == "lightning" else "grow while activations are freed"
-    items = [
-        MemoryItem(name="parameters", gib=weights + buffers, how=f"{facts.parameters:,} in fp32, and buffers"),
-        MemoryItem(name="gradients", gib=weights, how=f"one fp32 copy, {zeroed}"),
-        MemoryItem(name="optimizer state", gib=state * weights, how=kind),
+def least_card_gib(traced: Traced, process: TrainingProcess) -> float:
+    """Return the GiB of the smallest card that the process fits, its context and NCCL's buffers included."""
+    outside = sum(item.gib for item in _outside(process))
+    if process.device != "cuda":
+        return outside + _CPU_RESERVED * gib_from_bytes(footprint(traced, process).allocated)
+    return outside + gib_from_bytes(least_capacity(footprint(traced, process).steps))
+
+
+def largest_batch(traced: Traced | Unknown, process: TrainingProcess, memory_mib: int) -> int | Unknown:
+    """Return the largest per-GPU batch whose verdict is `fits`; 0 if even one sample does not."""
+    if isinstance(traced, Unknown):
+        return traced
+
+    def fits(batch: int) -> bool:
+        found = estimate(traced, process.model_copy(update={"per_gpu_batch": batch}), memory_mib)
+        return isinstance(found, MemoryEstimate) and found.verdict == "fits"
+
+    high = 1
+    for _ in range(_NEAR_RANGE):
+        if not fits(high):
+            break
+        high *= 2
+    low = high // 2
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(middle):
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def items_in_use(asked: Footprint, traced: Traced) -> list[MemoryItem]:
+    """Return the bytes in use at the peak by kind, in the order of a training's life."""
+    totals: dict[str, int] = {}
+    for (kind, _), size in asked.in_use.items():
+        totals[kind] = totals.get(kind, 0) + size
+    return [
+        MemoryItem(name=kind, gib=gib_from_bytes(totals[kind]), how=f"{how} ({traced.how})" if kind == "activations" else how)
+        for kind, how in _HOW.items()
+        if kind in totals
     ]
-    if mixed:
-        half = gib_from_bytes(facts.parameters * _HALF_BYTES)
-        items.append(MemoryItem(name="half-precision weights", gib=half, how="autocast's copies, kept for backward"))
-    if process.world_size > 1:
-        items.append(MemoryItem(name="DDP buckets", gib=weights, how="one more copy of all gradients"))
-    saved = facts.saved_mib_mixed if mixed else facts.saved_mib
-    activations = gib_from_mib(saved * process.per_gpu_batch)
-    # AdamW's square roots take one list the size of the weights, after the activations are gone.
-    temporaries = weights if process.optimizer == "adamw" else 0.0
-    if activations >= temporaries:
-        how = f"{saved:.4g} MiB a sample x {process.per_gpu_batch} ({facts.how})"
-        items.append(MemoryItem(name="activations", gib=activations, how=how))
-    else:
-        items.append(MemoryItem(name="optimizer temporaries", gib=temporaries, how="more than the activations"))
-    return items
+
+
+_HOW = {
+    "parameters": "weights in fp32",
+    "buffers": "running statistics and other state that is not trained",
+    "gradients": "in fp32, as far as they are alive at the peak",
+    "optimizer state": "kept from step to step, in fp32",
+    "optimizer temporaries": "alive while the optimizer steps",
+    "DDP buckets": "one more copy of all gradients",
+    "half-precision weights": "autocast's copies, kept for the backward pass",
+    "inputs": "the batch itself",
+    "activations": "kept for the backward pass",
+    "temporaries": "gradients on their way and results nobody keeps",
+}
+
+
+def _verdict(asked: Footprint, process: TrainingProcess, room: int, size_error: float) -> Verdict:
+    if process.device != "cuda":
+        if asked.allocated * _CPU_RESERVED * (1 + size_error) <= room:
+            return "fits"
+        return "tight" if asked.allocated * (1 - size_error) <= room else "too_big"
+    if asked.fits(int(room * (1 - _MARGIN) / (1 + size_error))):
+        return "fits"
+    return "tight" if asked.fits(int(room * (1 + _MARGIN) * (1 + size_error))) else "too_big"
+
+
+def _around(process: TrainingProcess) -> Around:
+    return Around(
+        batch=process.per_gpu_batch,
+        optimizer=process.optimizer,
+        momentum=process.momentum,
+        weight_decay=process.weight_decay,
+        loop=process.loop,
+        buckets=process.world_size > 1,
+    )
 
 
 def _outside(process: TrainingProcess) -> list[MemoryItem]:
@@ -138,12 +220,3 @@ def _outside(process: TrainingProcess) -> list[MemoryItem]:
     if process.world_size > 1 and process.device == "cuda":
         items.append(MemoryItem(name="NCCL", gib=_NCCL_GIB, how="communication buffers"))
     return items
-
-
-def _optimizer_state(process: TrainingProcess) -> tuple[float, str]:
-    """Return fp32 copies of the weights that the optimizer keeps, and which."""
-    if process.optimizer == "adamw":
-        return 2, "AdamW: two moments in fp32"
-    if process.momentum > 0:
-        return 1, "SGD: momentum in fp32"
-    return 0, "SGD without momentum keeps none"

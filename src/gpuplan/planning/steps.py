@@ -12,12 +12,14 @@ from gpuplan.planning.cost import cost
 from gpuplan.planning.models import lookup
 from gpuplan.planning.placement import Placement, device, place_finders, place_training, service
 from gpuplan.planning.plan import StepPlan
+from gpuplan.planning.traces import request_for
 from gpuplan_job.contract import SweepSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan, StepBatch
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.models import ModelFacts
+    from gpuplan.planning.traces import Traced
 
 NOISE_MICRO_BATCHES = 16
 """Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
@@ -131,11 +133,18 @@ def _memory(
         precision=workload.precision,
         optimizer=workload.optimizer,
         momentum=workload.momentum,
+        weight_decay=workload.weight_decay,
         world_size=batch.world_size,
         loop=loop,
         device=place.hardware.device,
     )
-    return memory.estimate(_facts(inputs), process, place.memory_mib)
+    return memory.estimate(_traced(inputs), process, place.memory_mib)
+
+
+def _traced(inputs: PlanInputs) -> Traced | Unknown:
+    workload = inputs.settings.workload
+    asked = request_for(workload.model, inputs.data, workload.precision, image_size=workload.image_size)
+    return inputs.traces.find(asked)
 
 
 def _facts(inputs: PlanInputs) -> ModelFacts | Unknown:

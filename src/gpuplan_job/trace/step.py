@@ -153,6 +153,7 @@ def _line(network: nn.Module, request: TraceRequest, low: _Recorded, high: _Reco
         operations=_operations(one.kernels, other.kernels),
         guesses=one.guesses,
         versions=versions(),
+        sources=subject.sources(request),
     )
 
 

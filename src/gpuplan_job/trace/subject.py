@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import site
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,13 +18,14 @@ from torch import Tensor, nn
 
 from gpuplan_job import model, optim
 from gpuplan_job.contract import DataDescription
+from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
 from gpuplan_job.trace.fake_cuda import without_initialization
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from gpuplan_job.step_trace import InputSpec, TraceRequest
+
+_PAYLOAD = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -33,9 +36,6 @@ class Outcome:
     """One scalar; a list, so that the last reference can be handed over."""
     outputs: list[Tensor]
     """What a plain loop holds on to until the next forward pass: the logits. Detached."""
-
-
-Forward = "Callable[[], Outcome]"
 
 
 def build(request: TraceRequest) -> nn.Module:
@@ -92,6 +92,16 @@ def forward(network: nn.Module, samples: tuple[Tensor, Tensor], inputs: InputSpe
     else:
         loss = optim.loss(logits, targets, 0.0)
     return Outcome([_scalar(loss, network)], [logits.detach()])
+
+
+def sources(request: TraceRequest) -> dict[str, str]:
+    """Return the digests of the files that a user's model was made by: what was imported and is not installed."""
+    if ":" not in request.model:
+        return {}
+    installed = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
+    files = {Path(name).resolve() for part in list(sys.modules.values()) if (name := getattr(part, "__file__", None))}
+    own = [path for path in files if path.suffix == ".py" and not any(path.is_relative_to(root) for root in installed)]
+    return {str(path): sha256_hex(path.read_bytes()) for path in sorted(own) if not path.is_relative_to(_PAYLOAD)}
 
 
 def _scalar(loss: object, network: nn.Module) -> Tensor:
