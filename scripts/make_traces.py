@@ -1,6 +1,6 @@
 """Trace every torchvision classification model and write the files that `gpuplan.planning.traces` reads.
 
-Run by maintainers on a new torchvision, on Linux with a CUDA build of torch (no GPU needed); it takes about half an hour.
+Run by maintainers on a new torchvision; no GPU is needed, and half an hour:
     python scripts/make_traces.py src/gpuplan/planning/traces
 """
 

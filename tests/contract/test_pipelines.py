@@ -12,6 +12,7 @@ from gpuplan.pipelines import base
 from gpuplan.planning.inputs import PlanInputs
 from gpuplan.planning.job_input import job_input
 from gpuplan.planning.plan import LaunchPlan
+from gpuplan.planning.traces import Shipped
 from gpuplan.workload.load import Layers, validate
 from gpuplan_job import data
 from gpuplan_job.contract import JobInput
@@ -44,6 +45,7 @@ def inputs(instance: str, **lr: object) -> PlanInputs:
         settings=validate(layers),
         profile=profile,
         data=data.describe("digits"),
+        traces=Shipped(),
         payload_sha256="0" * 64,
         gpuplan_version="0",
     )
@@ -129,7 +131,7 @@ def test_a_pipeline_builds_or_says_what_it_needs(name: str, learning_rate: float
 @EVERY_PIPELINE
 def test_too_little_data_is_refused(name: str) -> None:
     few = inputs("g5", learning_rate=0.05 if name == "train" else None)
-    few = PlanInputs(few.settings, few.profile, data.describe("fake:1x8x8:2:30"), few.payload_sha256, "0")
+    few = PlanInputs(few.settings, few.profile, data.describe("fake:1x8x8:2:30"), few.traces, few.payload_sha256, "0")
     with pytest.raises(UsageError, match="fewer than one global batch"):
         base.load(name).build(few)
 

@@ -78,11 +78,11 @@ def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchP
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
     """
-    _known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
+    known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
     if ":" not in settings.workload.model:
-        _known(settings.workload.model, shipped_traces.names(), "--model")
-    _known(settings.lr.rule, rules.names(), "--lr-rule")
-    _known(settings.lr.transfer, transfer.names(), "--lr-transfer")
+        known(settings.workload.model, shipped_traces.names(), "--model")
+    known(settings.lr.rule, rules.names(), "--lr-rule")
+    known(settings.lr.transfer, transfer.names(), "--lr-transfer")
     try:
         described = data.describe(settings.workload.data)
     except data.DataError as error:
@@ -158,7 +158,12 @@ def _add_ambient_region(layers: Layers, profile: InstanceProfile, upper: Layers)
         layers.add({"aws.region": value}, origin)
 
 
-def _known(name: str, choices: Collection[str], flag: str) -> None:
+def known(name: str, choices: Collection[str], flag: str) -> None:
+    """Return if a name is among the choices.
+
+    Raises:
+        UsageError: it is not.
+    """
     if name not in choices:
         example = next(iter(difflib.get_close_matches(name, choices, n=1)), next(iter(choices)))
         raise UsageError(f"{flag} {name!r} is not known", why=did_you_mean(name, choices), fix=f"{flag} {example}")

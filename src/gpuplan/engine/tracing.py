@@ -59,8 +59,8 @@ class LocalTraces:
             return shipped
         name = sha256_hex("\n".join([request.to_json(), payload.digest(), *versions]))
         path = self.folder / f"{name[:32]}.json"
-        step = _kept(path, request)
         how = f"traced with torch {versions[0]}"
+        step: StepTrace | Unknown | None = _kept(path, request)
         if step is None:
             self._say(f"tracing {request.model} without a GPU, once: it is kept under {self.folder}")
             step = self._trace(request, path)

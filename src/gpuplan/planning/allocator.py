@@ -1,6 +1,6 @@
 """A model of PyTorch's caching allocator: what a sequence of allocations makes it reserve, and whether it fits.
 
-Pure; called by `memory`. The rules and sizes are those of c10/cuda/CUDACachingAllocator.cpp (torch 2.0 to 2.14) with its
+Pure; called by `memory`. Rules and sizes are those of c10/cuda/CUDACachingAllocator.cpp (torch 2.0 to 2.14) with its
 default settings and one stream.
 """
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """Settings, the instance, the data as described, where traces come from, and the digest of the code that will run."""
+    """Settings, the instance, the data as described, where traces come from, the digest of the code that will run."""
 
     settings: Settings
     profile: InstanceProfile

@@ -1,7 +1,7 @@
 """Peak memory of one training process, with line items, and whether it fits its GPU.
 
-Called by plans, comparisons and `gpuplan memory`. A step's trace is assembled into a few iterations and replayed through
-a model of PyTorch's allocator; nothing is read from hardware. Method and measured errors: docs/estimates.md.
+Called by plans, comparisons and `gpuplan memory`. A step's trace is assembled into a few iterations and replayed
+through a model of PyTorch's allocator; nothing is read from hardware. Method and measured errors: docs/estimates.md.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Verdict = Literal["fits", "tight", "too_big"]
 
 _CONTEXT_GIB = {"cuda": 0.3, "mps": 0.8, "cpu": 0.8}
-"""CUDA: 250 to 310 MiB with lazy loading (torch >= 2, CUDA >= 11.7) on RTX 3060 and 4060. CPU: resident memory of Python
-with torch, torchvision and Lightning imported. Apple GPUs: taken from the CPU, not measured."""
+"""CUDA: 250 to 310 MiB with lazy loading (torch >= 2, CUDA >= 11.7) on RTX 3060 and 4060. CPU: resident memory of
+Python with torch, torchvision and Lightning imported. Apple GPUs: taken from the CPU, not measured."""
 _NCCL_GIB = 0.2
 """100 to 300 MiB by experience, not measured."""
 _MARGIN = 0.02
@@ -113,8 +113,8 @@ def estimate(traced: Traced | Unknown, process: TrainingProcess, memory_mib: int
     if isinstance(traced, Unknown):
         return traced
     asked = footprint(traced, process)
-    outside = _outside(process)
-    fixed = sum(item.gib for item in outside)
+    apart = outside(process)
+    fixed = sum(item.gib for item in apart)
     capacity = gib_from_mib(memory_mib)
     room = max(0, int((capacity - fixed) * BYTES_PER_GIB))
     held = asked.peak(room) if process.device == "cuda" else int(_CPU_RESERVED * asked.allocated)
@@ -126,7 +126,7 @@ def estimate(traced: Traced | Unknown, process: TrainingProcess, memory_mib: int
         peak_gib=gib_from_bytes(held) + fixed,
         capacity_gib=capacity,
         verdict=_verdict(asked, process, room, error),
-        items=(*inside, cached, *outside),
+        items=(*inside, cached, *apart),
         error_band=(
             fixed + gib_from_bytes(asked.allocated) * (1 - error),
             fixed + _MOST * gib_from_bytes(held) * (1 + error),
@@ -136,10 +136,10 @@ def estimate(traced: Traced | Unknown, process: TrainingProcess, memory_mib: int
 
 def least_card_gib(traced: Traced, process: TrainingProcess) -> float:
     """Return the GiB of the smallest card that the process fits, its context and NCCL's buffers included."""
-    outside = sum(item.gib for item in _outside(process))
+    apart = sum(item.gib for item in outside(process))
     if process.device != "cuda":
-        return outside + _CPU_RESERVED * gib_from_bytes(footprint(traced, process).allocated)
-    return outside + gib_from_bytes(least_capacity(footprint(traced, process).steps))
+        return apart + _CPU_RESERVED * gib_from_bytes(footprint(traced, process).allocated)
+    return apart + gib_from_bytes(least_capacity(footprint(traced, process).steps))
 
 
 def largest_batch(traced: Traced | Unknown, process: TrainingProcess, memory_mib: int) -> int | Unknown:
@@ -172,7 +172,9 @@ def items_in_use(asked: Footprint, traced: Traced) -> list[MemoryItem]:
     for (kind, _), size in asked.in_use.items():
         totals[kind] = totals.get(kind, 0) + size
     return [
-        MemoryItem(name=kind, gib=gib_from_bytes(totals[kind]), how=f"{how} ({traced.how})" if kind == "activations" else how)
+        MemoryItem(
+            name=kind, gib=gib_from_bytes(totals[kind]), how=f"{how} ({traced.how})" if kind == "activations" else how
+        )
         for kind, how in _HOW.items()
         if kind in totals
     ]
@@ -213,8 +215,8 @@ def _around(process: TrainingProcess) -> Around:
     )
 
 
-def _outside(process: TrainingProcess) -> list[MemoryItem]:
-    """Return what lies outside the allocator."""
+def outside(process: TrainingProcess) -> list[MemoryItem]:
+    """Return what lies outside the allocator: the device context, and NCCL's buffers where there are several GPUs."""
     what = "libraries of the process" if process.device == "cpu" else "device context and libraries"
     items = [MemoryItem(name="context", gib=_CONTEXT_GIB[process.device], how=what)]
     if process.world_size > 1 and process.device == "cuda":

@@ -70,12 +70,23 @@ def _missing(request: TraceRequest) -> str:
 
 
 def request_for(
-    model: str, data: DataDescription, precision: Precision, *, image_size: int | None = None, checkpointing: bool = False
+    model: str,
+    data: DataDescription,
+    precision: Precision,
+    *,
+    image_size: int | None = None,
+    checkpointing: bool = False,
+    tokens: int = 0,
 ) -> TraceRequest:
-    """Return what to ask for a model on images of a data set; `image_size` is the side in pixels they are resized to."""
+    """Return what to ask for a model on images of a data set, or on sequences of `tokens` where that is not 0.
+
+    `image_size` is the side in pixels that images are resized to.
+    """
     return TraceRequest(
         model=model,
-        inputs=InputSpec(
+        inputs=InputSpec(kind="tokens", channels=0, height=0, width=0, classes=0, length=tokens)
+        if tokens
+        else InputSpec(
             kind="images",
             channels=data.channels,
             height=image_size or data.height,

@@ -41,7 +41,7 @@ def apply(network: nn.Module) -> None:
             "leave out --checkpointing; a smaller batch with accumulation saves memory too",
         )
     for block in found:
-        block.forward = _checkpointed(block.forward)  # type: ignore[method-assign] # the one way that keeps names and hooks
+        block.forward = _checkpointed(block.forward)  # the one way that keeps names and hooks
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:

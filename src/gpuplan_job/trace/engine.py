@@ -33,7 +33,7 @@ def backward(loss: list[Tensor]) -> None:
 
     The list is how the last reference is handed over: a node that is alive keeps its saved tensors alive.
     """
-    # Non-reentrant checkpointing recomputes a block once for each task of the engine; outside one it would for each tensor.
+    # Non-reentrant checkpointing recomputes a block once for each task of the engine; outside one, for each tensor.
     task = next(_task_ids)
     root = [loss[0].grad_fn]  # a name for the node itself would keep the whole graph alive
     gradient = [torch.ones_like(loss[0])]

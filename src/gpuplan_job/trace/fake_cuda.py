@@ -90,7 +90,7 @@ def _leave(tensor: Tensor, *_arguments: object, **_options: object) -> Tensor:
 def _attention(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return scaled_dot_product_attention with the kernel a GPU picks: flash in half precision, else mem-efficient."""
 
-    def attention(  # noqa: PLR0913 - torch's own signature
+    def attention(  # noqa: PLR0913, PLR0917 - torch's own signature
         query: Tensor,
         key: Tensor,
         value: Tensor,

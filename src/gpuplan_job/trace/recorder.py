@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -78,13 +78,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         self._known_ids = {id(storage) for storage in self._known}
         self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> Recorder:
+    def __enter__(self) -> Self:
         """Start to record, and to follow which module runs."""
         self._handles = [
             hooks.register_module_forward_pre_hook(self._enter_module),
             hooks.register_module_forward_hook(self._leave_module, always_call=True),
         ]
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -156,7 +156,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
         self._seen[key] = (weakref.ref(storage, freed), number)
 
-    def _count(self, func: Any, args: Any, options: Any, result: Any, tensors: list[Tensor]) -> None:  # noqa: ANN401, PLR0913, PLR0917 - an operator of torch and its arguments
+    def _count(self, func: Any, args: Any, options: Any, result: Any, tensors: list[Tensor]) -> None:  # noqa: ANN401 - an operator of torch and its arguments
         name = str(func).removeprefix("aten.").rsplit(".", 1)[0]
         formula = flop_registry.get(func._overloadpacket)  # noqa: SLF001 - the key of torch's own registry
         flops = int(formula(*args, **options, out_val=result)) if formula else 0

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpuplan_job.trace.recorder import Kernel, Recording
 
 BATCHES = (8, 16)
-"""Where the line is drawn through; both are multiples of 8, where kernels pad nothing, and above what is special-cased."""
+"""Where the line is drawn through: multiples of 8, where kernels pad nothing, and above what is special-cased."""
 
 
 def trace(request: TraceRequest) -> StepTrace:
@@ -89,7 +89,6 @@ def _record(network: nn.Module, request: TraceRequest, size: int) -> _Recorded:
     sizes = [tensor.untyped_storage().nbytes() for tensor in samples]
     recorder = Recorder(network, [*network.parameters(), *network.buffers(), *samples])
     # A collection in the middle would free what only a cycle holds, at a moment that depends on anything.
-    gc.collect()
     gc.disable()
     try:
         with recorder:
@@ -102,9 +101,7 @@ def _record(network: nn.Module, request: TraceRequest, size: int) -> _Recorded:
     return _Recorded(recording, recorder.modules, outputs, sizes)
 
 
-def _step(
-    network: nn.Module, samples: tuple[Tensor, Tensor], request: TraceRequest, recorder: Recorder
-) -> list[int]:
+def _step(network: nn.Module, samples: tuple[Tensor, Tensor], request: TraceRequest, recorder: Recorder) -> list[int]:
     with torch.autocast("cuda", dtype=torch.float16, enabled=request.arithmetic == "mixed"):
         outcome = subject.forward(network, samples, request.inputs)
     outputs = [number for tensor in outcome.outputs if (number := recorder.index(tensor)) is not None]

@@ -73,7 +73,8 @@ def forward(network: nn.Module, samples: tuple[Tensor, Tensor], inputs: InputSpe
     """
     data, targets = samples
     if callable(getattr(network, "training_step", None)):
-        result = network.training_step((data, targets), 0)
+        own: Any = network.training_step
+        result = own((data, targets), 0)
         loss = result["loss"] if isinstance(result, dict) else result
         return Outcome([_scalar(loss, network)], [])
     output: Any = network(data, labels=data) if inputs.kind == "tokens" else network(data)
@@ -100,8 +101,9 @@ def sources(request: TraceRequest) -> dict[str, str]:
         return {}
     installed = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
     files = {Path(name).resolve() for part in list(sys.modules.values()) if (name := getattr(part, "__file__", None))}
-    own = [path for path in files if path.suffix == ".py" and not any(path.is_relative_to(root) for root in installed)]
-    return {str(path): sha256_hex(path.read_bytes()) for path in sorted(own) if not path.is_relative_to(_PAYLOAD)}
+    own = [path for path in files if not any(path.is_relative_to(root) for root in (*installed, _PAYLOAD))]
+    # torch gives some of its modules the name of a file that does not exist.
+    return {str(path): sha256_hex(path.read_bytes()) for path in sorted(own) if path.suffix == ".py" and path.is_file()}
 
 
 def _scalar(loss: object, network: nn.Module) -> Tensor:

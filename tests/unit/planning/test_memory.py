@@ -1,142 +1,134 @@
-from typing import Literal
+"""The memory estimate: its items, its verdict and how it moves with what it depends on."""
+
+from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.memory import MemoryEstimate, TrainingProcess, estimate
-from gpuplan.planning.models import ModelFacts
+from gpuplan.planning.memory import (
+    MemoryEstimate,
+    TrainingProcess,
+    estimate,
+    footprint,
+    largest_batch,
+    least_card_gib,
+)
+from gpuplan.planning.step_program import Optimizer
+from gpuplan.planning.traces import Shipped, Traced, request_for
+from gpuplan_job import data
+from unit.planning.tracing import MIB, trace, traced
 
 A10G_MIB = 22_888
-Optimizer = Literal["sgd", "adamw"]
+CHAIN = traced(trace((40 * MIB, 20 * MIB), 2 * MIB))
+MIXED = traced(trace((40 * MIB, 20 * MIB), MIB, mixed=True))
+PROCESS = TrainingProcess(per_gpu_batch=64, precision="fp32", optimizer="sgd")
 
 
-def facts(parameters: int = 25_557_032, saved_mib: float = 82.0) -> ModelFacts:
-    return ModelFacts(
-        name="made up",
-        image_size=224,
-        classes=1000,
-        parameters=parameters,
-        buffers=53_173,
-        forward_gflop=8.18,
-        saved_mib=saved_mib,
-        saved_mib_mixed=saved_mib / 2,
-        operations=500,
-        how="made up",
+def known(of: Traced, process: TrainingProcess, memory_mib: int = A10G_MIB) -> MemoryEstimate:
+    found = estimate(of, process, memory_mib)
+    assert isinstance(found, MemoryEstimate)
+    return found
+
+
+@st.composite
+def processes(draw: st.DrawFn) -> TrainingProcess:
+    optimizers: tuple[Optimizer, ...] = ("sgd", "adam", "adamw", "rmsprop", "adagrad")
+    return TrainingProcess(
+        per_gpu_batch=draw(st.integers(1, 400)),
+        precision="fp32",
+        optimizer=draw(st.sampled_from(optimizers)),
+        momentum=draw(st.sampled_from([0.0, 0.9])),
+        world_size=draw(st.sampled_from([1, 2, 8])),
+        loop=draw(st.sampled_from(["lightning", "plain"])),
     )
 
 
-def process(batch: int = 64, optimizer: Optimizer = "sgd", world_size: int = 1) -> TrainingProcess:
-    return TrainingProcess(per_gpu_batch=batch, precision="fp32", optimizer=optimizer, world_size=world_size)
+def test_an_unknown_trace_gives_an_unknown_peak() -> None:
+    why = Unknown(unknown="never traced")
+    assert estimate(why, PROCESS, A10G_MIB) is why
+    assert largest_batch(why, PROCESS, A10G_MIB) is why
 
 
-def known(model: ModelFacts, training: TrainingProcess, memory_mib: int = A10G_MIB) -> MemoryEstimate:
-    result = estimate(model, training, memory_mib)
-    assert isinstance(result, MemoryEstimate)
-    return result
+@given(processes(), st.integers(100, 200_000))
+def test_the_items_add_up_and_the_peak_lies_in_its_band(process: TrainingProcess, memory_mib: int) -> None:
+    found = known(CHAIN, process, memory_mib)
+    assert sum(item.gib for item in found.items) == pytest.approx(found.peak_gib)
+    assert found.error_band[0] <= found.peak_gib <= found.error_band[1]
 
 
-def item(result: MemoryEstimate, name: str) -> float:
-    return next((i.gib for i in result.items if i.name == name), 0.0)
+@given(processes(), st.integers(1, 100))
+def test_a_larger_batch_never_uses_less(process: TrainingProcess, more: int) -> None:
+    larger = process.model_copy(update={"per_gpu_batch": process.per_gpu_batch + more})
+    assert footprint(CHAIN, larger).allocated >= footprint(CHAIN, process).allocated
 
 
-models = st.builds(facts, st.integers(1_000, 10**9), st.floats(0.01, 1000))
-trainings = st.builds(
-    TrainingProcess,
-    per_gpu_batch=st.integers(1, 1024),
-    precision=st.sampled_from(["fp32", "16-mixed", "bf16-mixed"]),
-    optimizer=st.sampled_from(["sgd", "adamw"]),
-    momentum=st.sampled_from([0.0, 0.9]),
-    world_size=st.sampled_from([1, 8]),
-    loop=st.sampled_from(["lightning", "plain"]),
-    device=st.sampled_from(["cuda", "cpu"]),
-)
-capacities = st.integers(1_000, 200_000)
-
-
-def test_resnet50_in_fp32_has_the_items_of_the_textbook() -> None:
-    result = known(facts(), process())
-    copy = 25_557_032 * 4 / 2**30
-    assert item(result, "gradients") == pytest.approx(copy)
-    assert item(result, "optimizer state") == pytest.approx(copy)
-    assert item(result, "activations") == pytest.approx(82 * 64 / 1024)
-    assert result.verdict == "fits"
-    assert result.capacity_gib == pytest.approx(22.35, abs=0.01)
-
-
-@given(models, trainings, capacities)
-def test_the_items_add_up_to_the_peak_and_none_is_negative(
-    model: ModelFacts, training: TrainingProcess, memory_mib: int
-) -> None:
-    result = known(model, training, memory_mib)
-    assert sum(i.gib for i in result.items) == pytest.approx(result.peak_gib)
-    assert min(i.gib for i in result.items) >= 0
-    low, high = result.error_band
-    assert low <= result.peak_gib <= high
-
-
-@given(models, trainings, st.integers(1, 100))
-def test_a_larger_batch_never_takes_less(model: ModelFacts, training: TrainingProcess, more: int) -> None:
-    larger = training.model_copy(update={"per_gpu_batch": training.per_gpu_batch + more})
-    assert known(model, larger).peak_gib >= known(model, training).peak_gib
-
-
-@given(models, trainings, st.integers(1, 10**9))
-def test_more_parameters_take_more(model: ModelFacts, training: TrainingProcess, more: int) -> None:
-    larger = model.model_copy(update={"parameters": model.parameters + more})
-    assert known(larger, training).peak_gib > known(model, training).peak_gib
-
-
-@given(models, trainings)
-def test_adamw_never_takes_less_than_sgd(model: ModelFacts, training: TrainingProcess) -> None:
-    sgd, adamw = (training.model_copy(update={"optimizer": name}) for name in ("sgd", "adamw"))
-    assert known(model, adamw).peak_gib >= known(model, sgd).peak_gib
-
-
-@given(models, trainings)
-def test_mixed_precision_never_keeps_more_activations_than_fp32(model: ModelFacts, training: TrainingProcess) -> None:
-    full, half = (training.model_copy(update={"precision": p}) for p in ("fp32", "16-mixed"))
-    assert item(known(model, half), "activations") <= item(known(model, full), "activations")
-
-
-@given(models, trainings)
-def test_several_processes_take_buckets_more_than_one(model: ModelFacts, training: TrainingProcess) -> None:
-    one, eight = (training.model_copy(update={"world_size": n}) for n in (1, 8))
-    assert known(model, eight).peak_gib > known(model, one).peak_gib
-
-
-@given(models, trainings, capacities, st.integers(0, 100_000))
-def test_more_memory_never_gives_a_worse_verdict(
-    model: ModelFacts, training: TrainingProcess, memory_mib: int, more: int
-) -> None:
+@given(processes(), st.integers(200, 60_000), st.integers(0, 60_000))
+def test_what_fits_a_card_fits_a_larger_one(process: TrainingProcess, memory_mib: int, more: int) -> None:
     order = ("too_big", "tight", "fits")
-    small, large = known(model, training, memory_mib), known(model, training, memory_mib + more)
-    assert order.index(large.verdict) >= order.index(small.verdict)
+    small, large = (known(CHAIN, process, size).verdict for size in (memory_mib, memory_mib + more))
+    assert order.index(large) >= order.index(small)
 
 
-@given(models, trainings, capacities)
-def test_what_is_too_big_passes_the_capacity_even_at_the_low_end_of_the_band(
-    model: ModelFacts, training: TrainingProcess, memory_mib: int
+@given(processes())
+def test_on_the_smallest_card_it_is_at_least_tight_and_on_a_tenth_less_too_big(process: TrainingProcess) -> None:
+    least = least_card_gib(CHAIN, process) * 1024
+    assert known(CHAIN, process, round(least) + 1).verdict != "too_big"
+    assert known(CHAIN, process, round(least * 0.9)).verdict == "too_big"
+
+
+@settings(max_examples=25)
+@given(processes(), st.integers(2_000, 30_000))
+def test_the_largest_batch_fits_and_is_not_far_below_one_that_does_not(
+    process: TrainingProcess, memory_mib: int
 ) -> None:
-    result = known(model, training, memory_mib)
-    assert (result.verdict == "too_big") == (result.error_band[0] > result.capacity_gib)
+    batch = largest_batch(CHAIN, process, memory_mib)
+    assert isinstance(batch, int)
+    if batch:
+        at = process.model_copy(update={"per_gpu_batch": batch})
+        assert known(CHAIN, at, memory_mib).verdict == "fits"
+    above = process.model_copy(update={"per_gpu_batch": batch + 1})
+    assert known(CHAIN, above, memory_mib).verdict != "fits"
 
 
-def test_sgd_without_momentum_keeps_no_state() -> None:
-    assert item(known(facts(), process().model_copy(update={"momentum": 0.0})), "optimizer state") == 0
+def test_under_pressure_a_monitor_shows_less_than_with_room_to_spare() -> None:
+    roomy = known(CHAIN, PROCESS, 80_000)
+    tight = known(CHAIN, PROCESS, round(least_card_gib(CHAIN, PROCESS) * 1024) + 4)
+    assert tight.peak_gib <= roomy.peak_gib
+    assert tight.peak_gib <= tight.capacity_gib
 
 
-def test_a_tiny_batch_of_a_large_model_peaks_in_the_optimizer() -> None:
-    result = known(facts(parameters=600_000_000, saved_mib=1.0), process(batch=1, optimizer="adamw"), 40_960)
-    assert item(result, "optimizer temporaries") == pytest.approx(600_000_000 * 4 / 2**30)
-    assert item(result, "activations") == 0
+def test_several_gpus_take_buckets_and_nccl_more() -> None:
+    one, two = (known(CHAIN, PROCESS.model_copy(update={"world_size": n})) for n in (1, 2))
+    assert {item.name for item in two.items} - {item.name for item in one.items} == {"DDP buckets", "NCCL"}
+    assert two.peak_gib > one.peak_gib
 
 
-def test_an_unknown_model_has_an_unknown_peak() -> None:
-    assert estimate(Unknown(unknown="no such model"), process(), A10G_MIB) == Unknown(unknown="no such model")
+def test_a_size_that_was_not_traced_widens_the_band_and_asks_for_more_room() -> None:
+    rough = Traced(CHAIN.step, "scaled", size_error=0.2)
+    least = round(least_card_gib(CHAIN, PROCESS) * 1024 * 1.05)
+    assert known(CHAIN, PROCESS, least).verdict == "fits"
+    assert known(rough, PROCESS, least).verdict == "tight"
+    assert known(rough, PROCESS).error_band[1] > known(CHAIN, PROCESS).error_band[1]
 
 
-def test_the_estimate_survives_json() -> None:
-    result = known(facts(), process())
-    assert MemoryEstimate.model_validate_json(result.canonical_json()) == result
+def test_on_a_cpu_there_is_no_context_but_the_libraries() -> None:
+    found = known(CHAIN, PROCESS.model_copy(update={"device": "cpu"}))
+    assert next(item for item in found.items if item.name == "context").gib == pytest.approx(0.8)
+
+
+def test_mixed_precision_keeps_half_copies_of_the_weights() -> None:
+    found = known(MIXED, PROCESS.model_copy(update={"precision": "16-mixed"}))
+    assert next(i for i in found.items if i.name == "half-precision weights").gib == pytest.approx(30 / 1024)
+
+
+def test_resnet50_at_batch_64_in_mixed_precision_takes_what_is_in_its_trace() -> None:
+    asked = request_for("resnet50", data.describe("imagenet"), "bf16-mixed")
+    resnet50 = Shipped().find(asked)
+    found = estimate(resnet50, PROCESS.model_copy(update={"precision": "bf16-mixed"}), A10G_MIB)
+    assert isinstance(found, MemoryEstimate)
+    gib = {item.name: item.gib for item in found.items}
+    assert gib["parameters"] == pytest.approx(25_557_032 * 4 / 2**30, rel=1e-3)
+    assert gib["activations"] == pytest.approx(2.61, rel=0.01)
+    assert found.verdict == "fits"
