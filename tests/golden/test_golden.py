@@ -130,9 +130,22 @@ def test_an_advice_has_the_keys_it_had(gpuplan: Shell) -> None:
     check("advise_keys.json", key_list(gpuplan(*ADVISE, "--finetune", "-o", "json")))
 
 
-@pytest.mark.parametrize("more", [(), MACHINE, (*MACHINE, "--gpus", "2"), (*MACHINE, "--gpus", "8")])
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--finetune",),
+        ("--gpus", "2"),
+        ("--per-gpu-batch", "32"),
+        MACHINE,
+        (*MACHINE, "--gpus", "2"),
+        (*MACHINE, "--gpus", "8"),
+    ],
+)
 def test_every_next_command_of_an_advice_is_one_that_gpuplan_takes(gpuplan: Shell, more: tuple[str, ...]) -> None:
-    for _, command, *arguments in next_commands(gpuplan(*ADVISE, *more)):
+    commands = next_commands(gpuplan(*ADVISE, *more))
+    assert commands
+    for _, command, *arguments in commands:
         assert gpuplan(command, *arguments, *(["--dry-run"] if command == "launch" else []))
 
 

@@ -15,7 +15,7 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.explain import rule_broken, shown
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
-from gpuplan.core.units import learning_rate
+from gpuplan.core.units import gib_from_mib, learning_rate
 from gpuplan.planning import models
 from gpuplan.planning.advice import Question, advise
 from gpuplan.planning.advice_parts import Norm, norm_of
@@ -106,7 +106,7 @@ def command(
         typer.echo(json.dumps(advice.document(), indent=2, ensure_ascii=False))
         return
     follow = _Follow(question, advice, {"--model": model, "--data": data})
-    show([*advise_text(advice, _machine_text(machine)), Facts(tuple(follow.facts(_asked(ctx))))], console())
+    show([*advise_text(advice), Facts(tuple(follow.facts(_asked(ctx))))], console())
 
 
 class _Follow:
@@ -119,18 +119,23 @@ class _Follow:
 
     def facts(self, asked: list[str]) -> list[tuple[str, str]]:
         """Return options and commands that follow; `asked` are the options of the question."""
-        options, commands = self._options(), []
+        options = self._options()
+        plan = ("next", shlex.join(["gpuplan", "plan", *options]))
+        commands = [plan]
         if self._question.machine.instance is None:
-            more = shlex.join(["gpuplan", "advise", *asked, "--instance", "g5"])
-            if self._advice.finetuning is None:
-                commands.append(("use", f"{shlex.join(options)}    with your other options of gpuplan launch"))
-            commands.append(("next", more))
-        else:
-            commands.append(("next", shlex.join(["gpuplan", "plan", *options])))
-        if isinstance(self._advice.noise_scale, Unknown) and self._advice.ratio != 1:
+            more = ("next", shlex.join(["gpuplan", "advise", *asked, "--instance", "g5"]))
+            use = ("use", f"{shlex.join(options)}    with your other options of gpuplan launch")
+            commands = [] if self._advice.finetuning else [use]
+            commands.append(more if self._splits_over_four() else plan)
+        if isinstance(self._advice.noise_scale, Unknown) and self._advice.ratio != 1 and not self._advice.finetuning:
             measure = ["--pipeline", "lr", *self._place(), *self._per_gpu()]
             commands.append(("next", shlex.join(["gpuplan", "launch", *measure])))
         return commands
+
+    def _splits_over_four(self) -> bool:
+        """Return whether the question can be asked again for g5's four GPUs."""
+        asked = self._question
+        return asked.machine.gpus is None and asked.per_gpu_batch is None and asked.to_batch % 4 == 0
 
     def _place(self) -> list[str]:
         named = {"--instance": self._question.machine.instance, **self._named}
@@ -207,18 +212,10 @@ def _machine(instance: str | None, gpus: int | None) -> Machine:
         instance=instance,
         gpu=profile.gpu.model,
         gpus=wanted,
-        memory_mib=profile.gpu.memory_mib,
+        memory_gib=gib_from_mib(profile.gpu.memory_mib),
         nodes=1 if host else max(1, wanted // shape.gpus),
         partial=wanted != shape.gpus if host else wanted < shape.gpus,
     )
-
-
-def _machine_text(machine: Machine) -> str:
-    if machine.gpus is None:
-        return ""
-    if machine.instance is None:
-        return f"{machine.gpus} GPU{'s' if machine.gpus > 1 else ''}"
-    return f"{machine.instance} ({machine.gpus} x {machine.gpu})"
 
 
 def _samples(spec: str | None, samples: int | None) -> int | None:

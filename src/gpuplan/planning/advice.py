@@ -123,6 +123,8 @@ class Advice(Frozen):
     ratio: float
     optimizer: str
     fixed: Literal["epochs", "steps"]
+    machine: Machine | None = None
+    """Where the number of GPUs is known."""
     noise_scale: float | Unknown
     learning_rate: dict[str, float | Unknown]
     """By policy, hyphens as underscores."""
@@ -169,6 +171,7 @@ def advise(question: Question) -> Advice:
         ratio=change.ratio,
         optimizer=question.optimizer,
         fixed=question.fixed,
+        machine=None if question.machine.gpus is None else question.machine,
         noise_scale=_unmeasured() if question.noise_scale is None else question.noise_scale,
         learning_rate={
             rule.policy.replace("-", "_"): _times(question.learning_rate, rule.multiplier) for rule in rules

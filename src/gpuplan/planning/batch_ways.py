@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Frozen
-from gpuplan.core.units import gib_from_mib
 from gpuplan.planning.batch import StepBatch
 from gpuplan.workload.schema import MOST_ACCUMULATION
 
@@ -26,7 +25,7 @@ class Machine(Frozen):
     gpu: str | None = None
     gpus: int | None = None
     """Training processes of all machines together."""
-    memory_mib: int | None = None
+    memory_gib: float | None = None
     """Of one GPU."""
     nodes: int = 1
     partial: bool = False
@@ -35,23 +34,23 @@ class Machine(Frozen):
     @property
     def largest_start(self) -> int | None:
         """Samples a GPU of this memory usually starts with at most; None where the memory is not known."""
-        if self.memory_mib is None:
+        if self.memory_gib is None:
             return None
-        gib = gib_from_mib(self.memory_mib)
-        return next((batch for below, batch in _STARTS if gib < below), _LARGEST_START)
+        return next((batch for below, batch in _STARTS if self.memory_gib < below), _LARGEST_START)
 
 
 def ways(to_batch: int, from_batch: int, machine: Machine, per_gpu: int | None) -> tuple[StepBatch, ...]:
     """Return how `machine` reaches a global batch of `to_batch` samples, the advised way first; none if it cannot.
 
     With `per_gpu` given there is one way a number of GPUs. Else the advised way accumulates as little as the GPU's
-    memory usually allows, and the per-GPU batch that `from_batch` is on one GPU stands beside it.
+    memory usually allows, and the per-GPU batch that `from_batch` is on one GPU stands beside it; a batch too large for
+    that gets as few samples a GPU as 16 micro-batches leave.
     """
     base = min(per_gpu or from_batch, to_batch)
     if machine.gpus is not None:
         bounds = [base] if per_gpu else [machine.largest_start or base, base]
         found = [way for bound in bounds if (way := _way(to_batch, machine.gpus, bound, exact=per_gpu is not None))]
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(found or ([] if per_gpu else _smallest(to_batch, machine.gpus))))
     several = [2**power for power in range(_MOST_GPUS_POWER + 1)]
     exact = [way for gpus in several if (way := _way(to_batch, gpus, base, exact=True))]
     if exact or per_gpu:
@@ -79,6 +78,12 @@ def require_reachable(to_batch: int, machine: Machine, per_gpu: int | None) -> N
             why="a step waits for all of them, and BatchNorm sees ever smaller a share",
             fix=f"--to-batch {unit * MOST_ACCUMULATION} or less, or a larger --per-gpu-batch",
         )
+
+
+def _smallest(to_batch: int, gpus: int) -> list[StepBatch]:
+    """Return the way over `gpus` GPUs that puts the fewest samples on each."""
+    evenly = [number for number in range(1, MOST_ACCUMULATION + 1) if to_batch % (gpus * number) == 0]
+    return [StepBatch.of(to_batch // (gpus * evenly[-1]), gpus, evenly[-1])] if evenly else []
 
 
 def _way(to_batch: int, gpus: int, bound: int, *, exact: bool) -> StepBatch | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gpuplan.planning.advice import Advice
     from gpuplan.planning.advice_parts import Change
     from gpuplan.planning.batch import StepBatch
+    from gpuplan.planning.batch_ways import Machine
 
 _COLUMNS = ("rule", "learning rate", "factor", "right where")
 _ONECYCLE = (
@@ -25,16 +26,24 @@ _ONECYCLE = (
 )
 
 
-def advise_text(advice: Advice, machine: str = "") -> list[Line | Table | Facts]:
-    """Return the blocks of an advice; `machine` says what it is for."""
-    return [Line(header(advice, machine)), Table(_COLUMNS, tuple(_rows(advice))), Facts(tuple(_facts(advice)))]
+def advise_text(advice: Advice) -> list[Line | Table | Facts]:
+    """Return the blocks of an advice, in order."""
+    return [Line(header(advice)), Table(_COLUMNS, tuple(_rows(advice))), Facts(tuple(_facts(advice)))]
 
 
-def header(advice: Advice, machine: str = "") -> str:
+def header(advice: Advice) -> str:
     """Return the line that says which change this is."""
     change = f"batch {count(advice.from_batch)} to {count(advice.to_batch)} (x {number(advice.ratio)})"
-    parts = ["gpuplan advise", change, advice.optimizer, f"{advice.fixed} fixed", machine]
+    parts = ["gpuplan advise", change, advice.optimizer, f"{advice.fixed} fixed", _machine(advice.machine)]
     return " · ".join(part for part in parts if part)
+
+
+def _machine(machine: Machine | None) -> str:
+    if machine is None or machine.gpus is None:
+        return ""
+    if machine.instance is None:
+        return f"{machine.gpus} GPU{'s' if machine.gpus > 1 else ''}"
+    return f"{machine.instance} ({machine.gpus} x {machine.gpu})"
 
 
 def way_text(way: StepBatch) -> str:
@@ -165,6 +174,10 @@ def _batch(advice: Advice) -> Iterator[tuple[str, str]]:
         yield "batch", f"unknown: {parts.unknown}; --instance or --gpus says what is there"
         return
     yield "batch", ", or ".join(way_text(way) for way in parts.ways)
+    machine = advice.machine
+    if machine is not None and machine.memory_gib is not None:
+        start = f"trainings on {significant(machine.memory_gib)} GiB start with up to {machine.largest_start} samples"
+        yield "batch", f"{start}; whether yours fits and how long it takes: gpuplan plan"
     accumulated = any(way.accumulation > 1 for way in parts.ways)
     if parts.keep is not None:
         yield (

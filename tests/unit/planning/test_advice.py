@@ -21,7 +21,7 @@ from gpuplan_job.transfer.base import Transfer
 
 BATCHES = st.integers(1, 100_000)
 NOISE = st.floats(0, 1e9, allow_subnormal=False)
-MACHINES = st.just(Machine()) | st.just(Machine(instance="g5", gpu="A10G", gpus=1, memory_mib=22_888))
+MACHINES = st.just(Machine()) | st.just(Machine(instance="g5", gpu="A10G", gpus=1, memory_gib=22.4))
 QUESTIONS = st.builds(
     Question,
     from_batch=BATCHES,

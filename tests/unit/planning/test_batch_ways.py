@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from gpuplan.planning.batch_ways import Machine, ways
 
-A10G = Machine(instance="g5", gpu="A10G", gpus=4, memory_mib=22_888)
+A10G = Machine(instance="g5", gpu="A10G", gpus=4, memory_gib=22.4)
 
 
 def shape(to_batch: int, from_batch: int, machine: Machine, per_gpu: int | None = None) -> list[tuple[int, int, int]]:
@@ -28,7 +28,12 @@ def test_a_batch_that_is_no_multiple_of_the_known_one_is_split_evenly() -> None:
 def test_a_machine_accumulates_no_more_than_its_memory_usually_asks_for() -> None:
     assert shape(256, 64, A10G) == [(64, 4, 1)]
     assert shape(1024, 64, A10G) == [(128, 4, 2), (64, 4, 4)]
-    assert shape(1024, 64, A10G.model_copy(update={"memory_mib": 40_960}))[0] == (256, 4, 1)
+    assert shape(1024, 64, A10G.model_copy(update={"memory_gib": 40.0}))[0] == (256, 4, 1)
+
+
+def test_a_batch_too_large_for_the_usual_start_gets_as_few_samples_a_gpu_as_possible() -> None:
+    assert shape(16_384, 64, A10G) == [(256, 4, 16)]
+    assert shape(4 * 8191, 64, A10G) == [(8191, 4, 1)]
 
 
 def test_a_per_gpu_batch_that_was_named_is_kept() -> None:
@@ -38,7 +43,7 @@ def test_a_per_gpu_batch_that_was_named_is_kept() -> None:
 
 @pytest.mark.parametrize(("gib", "most"), [(4, 32), (8, 64), (16, 128), (22.4, 128), (24, 256), (40, 256), (80, 256)])
 def test_the_usual_start_grows_with_the_gpus_memory(gib: float, most: int) -> None:
-    assert Machine(memory_mib=int(gib * 1024)).largest_start == most
+    assert Machine(memory_gib=gib).largest_start == most
 
 
 @given(st.integers(1, 10**6), st.integers(1, 10**4), st.none() | st.integers(1, 64))

@@ -11,6 +11,8 @@ from gpuplan.planning.batch_ways import Machine
 from gpuplan.reports.advise_text import advise_text, header, number
 from gpuplan.reports.layout import Facts, Line, Table
 
+A10G = Machine(instance="g5", gpu="A10G", gpus=4, memory_gib=22.35)
+
 
 def asked(from_batch: int = 64, to_batch: int = 256, **more: object) -> Advice:
     return advise(
@@ -32,7 +34,7 @@ def parts(advice: Advice) -> tuple[Table, dict[str, str]]:
 
 def test_the_header_names_the_change_and_the_machine() -> None:
     named = "gpuplan advise · batch 64 to 1,024 (x 16) · sgd · epochs fixed · g5 (4 x A10G)"
-    assert header(asked(to_batch=1024), "g5 (4 x A10G)") == named
+    assert header(asked(to_batch=1024, machine=A10G)) == named
 
 
 def test_the_rule_that_counts_is_marked_and_every_row_fits_the_columns() -> None:
@@ -72,6 +74,13 @@ def test_accumulation_tells_its_cost_and_its_limits_only_where_there_is_any() ->
     for said in ("1.5 to 2 x", "at most 16", "optimizer state stay", "no_sync", "BatchNorm sees one micro-batch"):
         assert said in text["accumulation"]
     assert "accumulation" not in parts(asked(machine=Machine(gpus=4)))[1]
+
+
+def test_the_gpus_memory_says_where_to_start_and_the_plan_whether_it_fits() -> None:
+    text = parts(asked(to_batch=1024, machine=A10G))[1]["batch"]
+    assert text.startswith("128 x 4 GPUs x 2 accumulated = 1,024, or 64 x 4 GPUs x 4 accumulated = 1,024")
+    assert "22.4 GiB start with up to 128 samples" in text
+    assert "gpuplan plan" in text
 
 
 def test_a_smaller_batch_is_told_how_to_keep_the_old_one() -> None:
