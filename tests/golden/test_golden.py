@@ -106,6 +106,49 @@ def test_a_plan_reads_as_it_did(gpuplan: Shell, name: str, arguments: tuple[str,
     check(name, steady(text))
 
 
+ADVISE = ("advise", "--from-batch", "64", "--to-batch", "256", "--lr", "2.11e-3")
+MACHINE = ("--instance", "g5", "--model", "resnet50", "--data", "imagenet", "--epochs", "90")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("advise.txt", ADVISE),
+        ("advise_machine.txt", (*ADVISE, *MACHINE, "--noise-scale", "784", "--dropout", "0.1")),
+        ("advise_large.txt", (*ADVISE[:3], "--to-batch", "16384", *ADVISE[5:], "--optimizer", "adamw")),
+        ("advise_smaller.txt", (*ADVISE[:3], "--to-batch", "8", *ADVISE[5:], "--fixed", "steps")),
+        ("advise_same.txt", (*ADVISE[:3], "--to-batch", "64", *ADVISE[5:], "--finetune")),
+    ],
+)
+def test_an_advice_reads_as_it_did(gpuplan: Shell, name: str, arguments: tuple[str, ...]) -> None:
+    text = gpuplan(*arguments)
+    assert max(map(len, text.splitlines())) <= 140
+    check(name, text)
+
+
+def test_an_advice_has_the_keys_it_had(gpuplan: Shell) -> None:
+    check("advise_keys.json", key_list(gpuplan(*ADVISE, "--finetune", "-o", "json")))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        (),
+        ("--finetune",),
+        ("--gpus", "2"),
+        ("--per-gpu-batch", "32"),
+        MACHINE,
+        (*MACHINE, "--gpus", "2"),
+        (*MACHINE, "--gpus", "8"),
+    ],
+)
+def test_every_next_command_of_an_advice_is_one_that_gpuplan_takes(gpuplan: Shell, more: tuple[str, ...]) -> None:
+    commands = next_commands(gpuplan(*ADVISE, *more))
+    assert commands
+    for _, command, *arguments in commands:
+        assert gpuplan(command, *arguments, *(["--dry-run"] if command == "launch" else []))
+
+
 def next_commands(page: str) -> list[list[str]]:
     """Return the commands under `next`, one line one or more of them, as a shell would take them."""
     lines = re.split(r"\n *next  ", page)[1].splitlines()

@@ -36,6 +36,7 @@ COMMANDS = {
     "logs": "Print the log of a run's jobs.",
     "cancel": "Stop a run and confirm that nothing of it is left.",
     "suggest": "Apply any rule to a stored range test; runs no job.",
+    "advise": "What another batch means: learning rate by each rule, warm-up, accumulation, regularisation.",
     "doctor": "What a launch needs of the AWS account, checked: identity, role, bucket, image, quotas, offerings.",
     "infra": "The CloudFormation stack of bucket, role and launcher policy: show, deploy, destroy.",
     "profiles": "The instance profiles: list, show, check.",

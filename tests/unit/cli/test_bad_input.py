@@ -13,6 +13,8 @@ import pytest
 
 from gpuplan.cli.app import main
 
+ADVISE = ["advise", "--from-batch", "64", "--to-batch", "256"]
+
 
 class Run(Protocol):
     """Run gpuplan with arguments; return its status, stdout and stderr."""
@@ -67,6 +69,22 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         (["launch"], "nobody is here to say yes"),
         (["resume", "no-such-run"], "no runs yet"),
         (["status"], "no runs yet"),
+        (["advise"], "--from-batch and --to-batch and --lr are missing"),
+        (
+            ["advise", "--from-batch", "64", "--to-batch", "256"],
+            "next: gpuplan advise --from-batch 64 --to-batch 256 --lr",
+        ),
+        ([*ADVISE, "--lr", "nan"], "--lr = nan"),
+        ([*ADVISE, "--lr", "0.1", "--to-batch", "0"], "--to-batch = 0"),
+        ([*ADVISE, "--lr", "0.1", "--dropout", "1"], "--dropout = 1.0"),
+        ([*ADVISE, "--lr", "0.1", "--optimizer", "adam"], "'sgd' or 'adamw'"),
+        ([*ADVISE, "--lr", "0.1", "--norm", "bath"], "did you mean 'batch'"),
+        ([*ADVISE, "--lr", "0.1", "--model", "resnet5O"], "resnet50"),
+        ([*ADVISE, "--lr", "0.1", "--data", "imagenot"], "unknown data"),
+        ([*ADVISE, "--lr", "0.1", "--data", "digits", "--samples", "9"], "--data and --samples"),
+        ([*ADVISE, "--lr", "0.1", "--instance", "g5", "--gpus", "6"], "--gpus 4"),
+        ([*ADVISE, "--lr", "0.1", "--gpus", "0"], "--gpus 0"),
+        ([*ADVISE, "--lr", "0.1", "--gpus", "3"], "--to-batch 255 or --to-batch 258"),
         (["frobnicate"], "frobnicate"),
         (["lanch"], "did you mean 'launch'?"),
         (["plan", "--frobnicate"], "--frobnicate"),
