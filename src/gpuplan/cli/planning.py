@@ -52,27 +52,60 @@ def plan_from(given: Given) -> Planned:
     Raises:
         UsageError: a setting, a name or the data are not usable.
     """
-    layers = Layers()
+    upper = said(given)
+    profile = _profile(upper)
+    layers = over_defaults(upper, profile)
+    return Planned(built(gather(settled(layers), profile)), layers, given)
+
+
+def said(given: Given) -> Layers:
+    """Return what was given over the configuration file: the layers above the profile's defaults.
+
+    Raises:
+        UsageError: the file is not usable.
+    """
     config = given.config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None)
     upper = Layers()
     if config is not None:
         upper.add(read_config(config), str(config))
     upper.add(given.values, given.origins)
-    profile = _profile(upper)
+    return upper
+
+
+def over_defaults(upper: Layers, profile: InstanceProfile) -> Layers:
+    """Return all layers: what was said over the defaults of a profile."""
+    layers = Layers()
     layers.add(_defaults(profile), f"profile {profile.name}")
     _add_ambient_region(layers, profile, upper)
     if upper.values.get("launch.device") == "cpu":
         layers.add(_REHEARSAL, "device cpu")
     layers.add(upper.values, upper.origins)
-    settings = _pinned(validate(layers))
-    return Planned(build(settings, profile), layers, given)
+    return layers
 
 
-def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchPlan:
+def build(settings: Settings) -> LaunchPlan:
     """Return the plan that complete settings lead to today.
 
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
+    """
+    return built(gather(settings, resolve_profile(settings.launch.instance)))
+
+
+def built(inputs: PlanInputs) -> LaunchPlan:
+    """Return the plan that its inputs lead to.
+
+    Raises:
+        UsageError: the pipeline cannot be run like this.
+    """
+    return pipelines.load(inputs.settings.launch.pipeline).build(inputs)
+
+
+def gather(settings: Settings, profile: InstanceProfile) -> PlanInputs:
+    """Return all that a plan is a function of.
+
+    Raises:
+        UsageError: a name in the settings means nothing, or the data are not there.
     """
     _known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
     _known(settings.workload.model, models.table(), "--model")
@@ -82,14 +115,19 @@ def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchP
         described = data.describe(settings.workload.data)
     except data.DataError as error:
         raise _bad_data(settings, error) from error
-    inputs = PlanInputs(
+    return PlanInputs(
         settings=settings,
-        profile=profile or resolve_profile(settings.launch.instance),
+        profile=profile,
         data=described,
         payload_sha256=payload.digest(),
         gpuplan_version=__version__,
+        candidates=instances() if settings.launch.backend in get_args(Service) else (),
     )
-    return pipelines.load(settings.launch.pipeline).build(inputs)
+
+
+def instances() -> tuple[InstanceProfile, ...]:
+    """Return the profiles of AWS's instances, sorted by name."""
+    return tuple(profile for profile in load_all() if isinstance(profile, InstanceProfile))
 
 
 def resolve_profile(name: str) -> InstanceProfile:
@@ -104,8 +142,13 @@ def _known_gpus() -> Iterator[Gpu]:
             yield profile.gpu
 
 
-def _pinned(settings: Settings) -> Settings:
-    """Return settings that mean the same from any folder."""
+def settled(layers: Layers) -> Settings:
+    """Return the settings that the layers add up to; they mean the same from any folder.
+
+    Raises:
+        UsageError: a setting is not usable.
+    """
+    settings = validate(layers)
     try:
         spec = data.pinned(settings.workload.data)
     except data.DataError as error:

@@ -14,6 +14,7 @@ from gpuplan.planning.cost import total
 from gpuplan.planning.limits import limit_steps, worst_case
 from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
+from gpuplan.planning.steps import finder_plan
 from gpuplan.planning.throughput import Hours
 from gpuplan.planning.warnings import warnings_for
 from gpuplan_job import discover
@@ -74,6 +75,7 @@ def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequenc
         raise UsageError(
             f"--max-hours: backend {settings.launch.backend} enforces no time limit", fix="drop --max-hours"
         )
+    finder = finder_plan(inputs, batch) if any(step.sweep for step in steps) else None
     plan = LaunchPlan(
         pipeline=pipeline,
         instance=profile.name,
@@ -95,15 +97,21 @@ def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequenc
             iterations=settings.lr.iterations,
             learning_rate=settings.lr.learning_rate,
         ),
+        finder=finder,
         warnings=(),
         provenance=Provenance(
             gpuplan_version=inputs.gpuplan_version,
             payload_sha256=inputs.payload_sha256,
             profile_sha256=profile.digest(),
+            finder_profile_sha256=_profile_digest(inputs, finder.profile) if finder else None,
             settings=settings,
         ),
     )
     return plan.model_copy(update={"warnings": warnings_for(plan, profile)})
+
+
+def _profile_digest(inputs: PlanInputs, name: str) -> str:
+    return next(profile for profile in (inputs.profile, *inputs.candidates) if profile.name == name).digest()
 
 
 def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:

@@ -20,3 +20,5 @@ class PlanInputs:
     data: DataDescription
     payload_sha256: str
     gpuplan_version: str
+    candidates: tuple[InstanceProfile, ...] = ()
+    """All profiles whose single-GPU machines may run lr-find, where AWS bills it; beside the profile's own."""

@@ -53,6 +53,8 @@ class StepPlan(Frozen):
     instances: int = 1
     gpus: int
     """Processes, one a GPU, over all instances."""
+    gpu_model: str | None = None
+    """Such as `A10G`."""
     spot: bool
     compute_capability: str | None = None
     """Of the GPU, such as `8.6`; None where it is no NVIDIA GPU."""
@@ -92,6 +94,23 @@ class Total(Frozen):
     cost_usd: TotalCost | Unknown
 
 
+class FinderPlan(Frozen):
+    """Where lr-find runs and why, beside what it would cost on the training's whole instance."""
+
+    instance_type: str
+    gpu: str
+    same_gpu: bool
+    """Whether it is the training's GPU, so that measured memory and speed carry over."""
+    reason: str
+    """In words, to follow the instance type."""
+    naive_instance_type: str
+    """The training's."""
+    naive_cost_usd: Cost | Unknown
+    """Of the same range test on one GPU of that instance, the others idle."""
+    profile: str
+    """The profile whose figures and prices count for lr-find."""
+
+
 class LrPlan(Frozen):
     """How the learning rate comes about: found by `rule` and carried over by `transfer`, or given."""
 
@@ -109,6 +128,8 @@ class Provenance(Frozen):
     payload_sha256: str
     """Of the code that will run in the job."""
     profile_sha256: str
+    finder_profile_sha256: str | None = None
+    """Of the profile that lr-find's instance is from, where AWS bills it."""
     settings: Settings
 
 
@@ -130,6 +151,8 @@ class LaunchPlan(Frozen):
     steps: tuple[StepPlan, ...]
     total: Total
     lr: LrPlan
+    finder: FinderPlan | None = None
+    """None where lr-find has no instance to choose."""
     warnings: tuple[PlanWarning, ...]
     provenance: Provenance
 

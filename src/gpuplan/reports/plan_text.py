@@ -113,6 +113,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
     yield "learning rate", _lr(plan)
+    yield from _finder(plan)
     if train is not None and train.bound:
         speed = train.samples_per_second
         known = "" if isinstance(speed, Unknown) else f": about {significant(speed)} samples/s over {train.gpus} GPUs"
@@ -136,6 +137,20 @@ def _lr(plan: LaunchPlan) -> str:
         f"found on 1 GPU by {sweeps} of {plan.lr.iterations} steps (rule: {plan.lr.rule}), "
         f"carried from batch {finder} to {target} by {plan.lr.transfer}"
     )
+
+
+def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
+    """Yield where lr-find runs, and what it would cost on the training's whole instance."""
+    finder, step = plan.finder, plan.step("lr-find")
+    if finder is None or step is None:
+        return
+    yield "finder", f"{finder.instance_type} ({finder.gpu}): {finder.reason}"
+    naive, here = finder.naive_cost_usd, step.cost_usd
+    if isinstance(naive, Cost) and isinstance(here, Cost) and here.p50 and naive.p50:
+        ratio = float(naive.p50 / here.p50)
+        times = f"{significant(ratio, 2)} x less" if ratio >= 1 else f"{significant(1 / ratio, 2)} x more"
+        told = f"on the whole {finder.naive_instance_type}: {usd(naive.p50)}; this plan: {usd(here.p50)}, {times}"
+        yield "naive finder", told
 
 
 def _limits(plan: LaunchPlan) -> Iterator[tuple[str, str]]:

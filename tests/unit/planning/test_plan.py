@@ -64,6 +64,7 @@ OTHERWISE: dict[str, object] = {
     "lr.lr_min": 1e-6,
     "lr.lr_max": 5.0,
     "lr.finder_batch": 32,
+    "lr.finder_instance": "g6.xlarge",
 }
 CASES: list[dict[str, object]] = [
     {},
@@ -74,6 +75,7 @@ CASES: list[dict[str, object]] = [
     {"aws.region": "nowhere-1"},
     {"lr.learning_rate": 0.1, "launch.pipeline": "train"},
     {"lr.finder_batch": 16, "launch.max_cost": Decimal("0.10")},
+    {"lr.finder_instance": "g6e.xlarge", "workload.data": "imagenet", "workload.model": "resnet50"},
     {"workload.data": "imagenet", "workload.model": "vit_b_16", "workload.per_gpu_batch": 700},
 ]
 
