@@ -106,6 +106,26 @@ def test_a_plan_reads_as_it_did(gpuplan: Shell, name: str, arguments: tuple[str,
     check(name, steady(text))
 
 
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("compare_imagenet.txt", ("--region", "us-east-1", *IMAGENET[6:])),
+        (
+            "compare_large.txt",
+            ("--region", "eu-west-1", "--model", "vit_l_16", *IMAGENET[8:], "--per-gpu-batch", "512"),
+        ),
+    ],
+)
+def test_a_comparison_reads_as_it_did(gpuplan: Shell, name: str, arguments: tuple[str, ...]) -> None:
+    text = gpuplan("compare", *arguments)
+    assert max(map(len, text.splitlines())) <= 140
+    check(name, steady(text))
+
+
+def test_a_comparison_has_the_keys_it_had(gpuplan: Shell) -> None:
+    check("compare_keys.json", key_list(gpuplan("compare", "-o", "json", "--region", "us-east-1", *IMAGENET[6:])))
+
+
 def next_commands(page: str) -> list[list[str]]:
     """Return the commands under `next`, one line one or more of them, as a shell would take them."""
     lines = re.split(r"\n *next  ", page)[1].splitlines()

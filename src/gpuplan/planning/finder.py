@@ -83,7 +83,7 @@ def choose(options: Sequence[Option], training: Placement, training_cost: Cost |
         return Finder(first or _largest(own), "the profile's own: no single-GPU instance has a known price here")
     fitting = [option for option in priced if option.fits(training)]
     if not fitting:
-        return Finder(_largest(priced), "the largest single GPU: the batch fits none")
+        return Finder(_largest(priced), "the largest single GPU with a known price: the batch fits none")
     costs = [option.cost for option in fitting]
     timed = all(isinstance(found, Cost) for found in costs)
     fitting.sort(key=lambda option: (_usd(option, timed=timed), option.place.instance_type))

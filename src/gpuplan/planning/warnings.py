@@ -33,7 +33,7 @@ def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarnin
         yield PlanWarning(
             code=plan.lifecycle,
             message=profile.lifecycle.note,
-            fix=f"consider {others}" if others else "gpuplan profiles list",
+            fix=f"consider {others}, or gpuplan compare" if others else "gpuplan profiles list",
         )
 
 
