@@ -343,7 +343,7 @@ class TestARetiredInstance:
         before = jobs(account)
         code, _, err = terminal("launch", "--instance", "p3", "--yes", "--allow-retired")
         assert code == ExitCode.CAPACITY
-        assert "p3.2xlarge is not offered in us-east-1" in err
+        assert "p3.16xlarge is not offered in us-east-1" in err
         assert jobs(account) == before
 
     def test_where_aws_still_has_it_the_job_gets_an_image_of_cuda_12(
@@ -353,7 +353,8 @@ class TestARetiredInstance:
         retired = set(account.aws.not_offered)
         account.aws.not_offered.clear()
         try:
-            code, _, err = terminal("launch", "--instance", "p3", "--yes", "--allow-retired", "--detach")
+            retired_too = ("--finder-instance", "p3.2xlarge")
+            code, _, err = terminal("launch", "--instance", "p3", *retired_too, "--yes", "--allow-retired", "--detach")
         finally:
             account.aws.not_offered.update(retired)
         assert code == ExitCode.INTERRUPTED, err
