@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from gpuplan import __version__
 from gpuplan.aws.location import ambient_region
 from gpuplan.backends import base as backends
+from gpuplan.cli.live_prices import of_settings
 from gpuplan.core import payload
 from gpuplan.core.errors import UsageError
 from gpuplan.core.names import did_you_mean
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gpuplan.cli.options import Given
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.profiles.hardware import Gpu
+    from gpuplan.profiles.prices import LivePrices
     from gpuplan.workload.schema import Settings
 
 _REHEARSAL = {"workload.precision": "fp32", "workload.workers": 0}
@@ -44,13 +46,22 @@ class Planned:
     plan: LaunchPlan
     layers: Layers
     given: Given
+    live: bool = False
+    """Whether --live-prices was given."""
+
+    def arguments(self) -> list[str]:
+        """Return the options that lead to this plan as a command line would repeat them."""
+        return [*self.given.arguments(), *(["--live-prices"] if self.live else [])]
 
 
-def plan_from(given: Given) -> Planned:
+def plan_from(given: Given, *, live: bool = False) -> Planned:
     """Return the plan of what was given, over the configuration file, over the profile's defaults.
+
+    With `live`, at prices that AWS is asked for; without it AWS is asked for nothing.
 
     Raises:
         UsageError: a setting, a name or the data are not usable.
+        GpuplanError: `live`, and AWS could not be asked.
     """
     layers = Layers()
     config = given.config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None)
@@ -65,11 +76,14 @@ def plan_from(given: Given) -> Planned:
         layers.add(_REHEARSAL, "device cpu")
     layers.add(upper.values, upper.origins)
     settings = _pinned(validate(layers))
-    return Planned(build(settings, profile), layers, given)
+    prices = of_settings(settings, [profile]) if live else None
+    return Planned(build(settings, profile, prices), layers, given, live)
 
 
-def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchPlan:
-    """Return the plan that complete settings lead to today.
+def build(
+    settings: Settings, profile: InstanceProfile | None = None, live_prices: LivePrices | None = None
+) -> LaunchPlan:
+    """Return the plan that complete settings lead to today, at the prices that AWS answered where it was asked.
 
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
@@ -88,6 +102,7 @@ def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchP
         data=described,
         payload_sha256=payload.digest(),
         gpuplan_version=__version__,
+        live=live_prices,
     )
     return pipelines.load(settings.launch.pipeline).build(inputs)
 

@@ -114,6 +114,6 @@ def _place(inputs: PlanInputs, shape: Shape, processes: int, nodes: int) -> Plac
         ),
         rate=LOCAL_RATE
         if biller is None
-        else rate(inputs.profile.prices, biller, shape.instance_type, inputs.settings.aws.region),
+        else rate(inputs.prices, biller, shape.instance_type, inputs.settings.aws.region),
         workers=inputs.profile.workers(shape),
     )
