@@ -51,7 +51,7 @@ def command(
     Ctrl-C detaches: the job goes on, and `gpuplan resume` takes the run up again.
     """
     if plan is not None:
-        planned = Planned(_saved(plan, given, live_prices=live_prices), Layers(), given)
+        planned = Planned(saved_plan(plan, given, live_prices=live_prices), Layers(), given)
     else:
         planned = plan_from(given, live=live_prices)
     if dry_run:
@@ -127,7 +127,7 @@ def _check_account(agreed: LaunchPlan) -> None:
         raise error
 
 
-def _saved(path: Path, given: Given, *, live_prices: bool) -> LaunchPlan:
+def saved_plan(path: Path, given: Given, *, live_prices: bool) -> LaunchPlan:
     """Return a saved plan if it is unchanged and still what its settings, at the live prices it holds, lead to."""
     if given.values or live_prices:
         more = [*sorted(given.origins.values()), *(["--live-prices"] if live_prices else [])]

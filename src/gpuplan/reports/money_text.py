@@ -59,7 +59,7 @@ def money_facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
 
 def _charges(charges: list[Charge], today: date) -> Iterator[tuple[str, str]]:
     """Yield what is in the total, what is not, and what nobody knows; fractions of a cent are left out."""
-    sums = {name: total for name, total in _sums(charges).items() if total.p90 >= _SHOWN}
+    sums = {name: total for name, total in _sums(charges).items() if total.p50 >= _SHOWN}
     startup = sums.pop("start-up", None)
     kept = sums.pop("s3-storage", None)
     inside = [f"{cost_text(startup)} for billed start-up"] if startup else []
