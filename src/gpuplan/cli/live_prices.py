@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from gpuplan.aws import pricing
 from gpuplan.cli.account import bills, session
 from gpuplan.cli.home import home
 from gpuplan.core.errors import GpuplanError, UsageError
@@ -45,6 +44,8 @@ def of_settings(settings: Settings, profiles: Iterable[InstanceProfile]) -> Live
         raise UsageError(
             f"--live-prices: AWS does not bill what backend {settings.launch.backend} runs", fix="drop --live-prices"
         )
+    from gpuplan.aws import pricing  # a plan without live prices should not pay for it
+
     caller = session(settings.aws)
     return live_prices(
         profiles,
