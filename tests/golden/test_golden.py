@@ -27,7 +27,7 @@ IMAGENET = (*AWS, "--model", "resnet50", "--data", "imagenet", "--epochs", "90")
 LONG = (*AWS, "--model", "resnet50", "--data", "fake:3x224x224:1000:100000", "--epochs", "90")
 CHANGING = (
     (r"(?<=gpuplan plan )[0-9a-f]{10}", "<plan id>"),
-    (r"\d{4}-\d\d-\d\d, \d+ days old", "<date>, <age> days old"),
+    (r"\d{4}-\d\d-\d\d,\s+\d+\s+days?\s+old", "<date>, <age> days old"),
 )
 """What differs from one day, machine or payload to the next."""
 

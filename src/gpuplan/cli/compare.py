@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, get_args
 import typer
 
 from gpuplan.backends import base as backends
-from gpuplan.cli.options import DebugOption, Given, Output, OutputOption, with_settings
+from gpuplan.cli.live_prices import of_settings
+from gpuplan.cli.options import DebugOption, Given, LivePricesOption, Output, OutputOption, with_settings
 from gpuplan.cli.planning import built, gather, instances, over_defaults, resolve_profile, said, settled
 from gpuplan.core.errors import UsageError
 from gpuplan.planning.comparison import compare
@@ -25,18 +26,23 @@ if TYPE_CHECKING:
 
 
 @with_settings
-def command(given: Given, output: OutputOption = Output.TEXT, debug: DebugOption = False) -> None:
+def command(
+    given: Given,
+    live: LivePricesOption = False,
+    output: OutputOption = Output.TEXT,
+    debug: DebugOption = False,
+) -> None:
     """Plan one workload on every instance and show what fits, how long it takes and what it costs, cheapest first.
 
     Each row is what `gpuplan plan` says with the same options; where the batch does not fit, the largest that does.
-    --instance says which row is yours; local adds this machine. No AWS call, no credentials, no PyTorch needed.
+    --instance says which row is yours; local adds this machine. Only --live-prices makes AWS calls and needs credentials.
     """
     del debug  # read by the entry point
     upper = said(given)
     asked = None
     if "launch.instance" in upper.values:
         asked = resolve_profile(str(upper.values["launch.instance"]))
-    inputs = _rows(upper, asked)
+    inputs = _rows(upper, asked, live=live)
     rows = compare(inputs, built)
     if output is Output.JSON:
         typer.echo(json.dumps(compare_document(rows), indent=2, ensure_ascii=False))
@@ -46,7 +52,7 @@ def command(given: Given, output: OutputOption = Output.TEXT, debug: DebugOption
     show(compare_text(rows, inputs[0], upper.values, arguments, asked.name if asked else None), console())
 
 
-def _rows(upper: Layers, asked: InstanceProfile | None) -> list[PlanInputs]:
+def _rows(upper: Layers, asked: InstanceProfile | None, *, live: bool) -> list[PlanInputs]:
     """Return what each row is a function of: each AWS profile on each backend that bills; this machine if asked.
 
     Raises:
@@ -55,7 +61,10 @@ def _rows(upper: Layers, asked: InstanceProfile | None) -> list[PlanInputs]:
     places = [(profile, backend) for profile in instances() for backend in _backends(upper)]
     if asked is not None and asked.defaults.backend not in get_args(Service):
         places.append((asked, asked.defaults.backend))
-    first = gather(_settings(upper, *places[0]), places[0][0])
+    settings = _settings(upper, *places[0])
+    shapes = [shape for profile in instances() for shape in (profile.train, *profile.finders)]
+    prices = of_settings(settings, [shape.instance_type for shape in shapes]) if live else None
+    first = gather(settings, places[0][0], prices)
     return [first, *(replace(first, settings=_settings(upper, *place), profile=place[0]) for place in places[1:])]
 
 

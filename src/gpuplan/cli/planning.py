@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, get_args
 from gpuplan import __version__
 from gpuplan.aws.location import ambient_region
 from gpuplan.backends import base as backends
+from gpuplan.cli.live_prices import of_settings
 from gpuplan.core import payload
 from gpuplan.core.errors import UsageError
 from gpuplan.core.names import did_you_mean
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from gpuplan.cli.options import Given
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.profiles.hardware import Gpu
+    from gpuplan.profiles.prices import LivePrices
     from gpuplan.workload.schema import Settings
 
 _REHEARSAL = {"workload.precision": "fp32", "workload.workers": 0}
@@ -44,18 +46,29 @@ class Planned:
     plan: LaunchPlan
     layers: Layers
     given: Given
+    live: bool = False
+    """Whether --live-prices was given."""
+
+    def arguments(self) -> list[str]:
+        """Return the options that lead to this plan as a command line would repeat them."""
+        return [*self.given.arguments(), *(["--live-prices"] if self.live else [])]
 
 
-def plan_from(given: Given) -> Planned:
+def plan_from(given: Given, *, live: bool = False) -> Planned:
     """Return the plan of what was given, over the configuration file, over the profile's defaults.
+
+    With `live`, at prices that AWS is asked for; without it AWS is asked for nothing.
 
     Raises:
         UsageError: a setting, a name or the data are not usable.
+        GpuplanError: `live`, and AWS could not be asked.
     """
     upper = said(given)
     profile = _profile(upper)
     layers = over_defaults(upper, profile)
-    return Planned(built(gather(settled(layers), profile)), layers, given)
+    settings = settled(layers)
+    prices = of_settings(settings, _types(profile)) if live else None
+    return Planned(built(gather(settings, profile, prices)), layers, given, live)
 
 
 def said(given: Given) -> Layers:
@@ -83,13 +96,13 @@ def over_defaults(upper: Layers, profile: InstanceProfile) -> Layers:
     return layers
 
 
-def build(settings: Settings) -> LaunchPlan:
-    """Return the plan that complete settings lead to today.
+def build(settings: Settings, live_prices: LivePrices | None = None) -> LaunchPlan:
+    """Return the plan that complete settings lead to today, at the prices that AWS answered where it was asked.
 
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
     """
-    return built(gather(settings, resolve_profile(settings.launch.instance)))
+    return built(gather(settings, resolve_profile(settings.launch.instance), live_prices))
 
 
 def built(inputs: PlanInputs) -> LaunchPlan:
@@ -101,8 +114,8 @@ def built(inputs: PlanInputs) -> LaunchPlan:
     return pipelines.load(inputs.settings.launch.pipeline).build(inputs)
 
 
-def gather(settings: Settings, profile: InstanceProfile) -> PlanInputs:
-    """Return all that a plan is a function of.
+def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices | None = None) -> PlanInputs:
+    """Return all that a plan is a function of, prices that AWS answered among them.
 
     Raises:
         UsageError: a name in the settings means nothing, or the data are not there.
@@ -122,7 +135,15 @@ def gather(settings: Settings, profile: InstanceProfile) -> PlanInputs:
         payload_sha256=payload.digest(),
         gpuplan_version=__version__,
         candidates=instances() if settings.launch.backend in get_args(Service) else (),
+        live=live_prices,
     )
+
+
+def _types(profile: InstanceProfile) -> list[str]:
+    """Return the instance types whose prices a plan may depend on: the profile's, and whatever may run lr-find."""
+    own = [shape.instance_type for shape in (profile.train, *profile.finders)]
+    others = [shape for other in instances() for shape in (other.train, *other.finders) if shape.gpus == 1]
+    return [*own, *(shape.instance_type for shape in others)]
 
 
 def instances() -> tuple[InstanceProfile, ...]:

@@ -217,7 +217,7 @@ def _without_plan(one: PlanInputs, status: Status, reason: str) -> Row:
         usd_per_epoch=nothing,
         images_per_usd=nothing,
         spot=settings.launch.spot,
-        ec2_usd_per_hour=rate(profile.prices, "ec2", profile.train.instance_type, settings.aws.region),
+        ec2_usd_per_hour=rate(one.prices_of(profile), "ec2", profile.train.instance_type, settings.aws.region),
         ec2_quota=(quota.spot if settings.launch.spot else quota.on_demand) if quota else None,
         billed=service(one) is not None,
     )

@@ -215,6 +215,6 @@ def _place(inputs: PlanInputs, profile: InstanceProfile, shape: Shape, *, proces
         ),
         rate=LOCAL_RATE
         if biller is None
-        else rate(profile.prices, biller, shape.instance_type, inputs.settings.aws.region),
+        else rate(inputs.prices_of(profile), biller, shape.instance_type, inputs.settings.aws.region),
         workers=profile.workers(shape),
     )

@@ -13,9 +13,10 @@ from pydantic import Field
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.batch import BatchPlan, StepBatch
-from gpuplan.planning.cost import Cost, Rate
+from gpuplan.planning.cost import Alternative, Charge, Cost, Rate
 from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.planning.throughput import Hours
+from gpuplan.profiles.prices import LivePrices
 from gpuplan.workload.schema import Settings
 from gpuplan_job.contract import DataDescription, SweepSpec, WorkloadSpec
 
@@ -77,12 +78,20 @@ class StepPlan(Frozen):
     rate_usd_per_hour: Rate | Unknown
     """Of one instance."""
     cost_usd: Cost | Unknown
+    """Of the instances, start-up included."""
+    charges: tuple[Charge, ...] = ()
+    """All that AWS bills for the step, line by line, the instances among them."""
+    alternatives: tuple[Alternative, ...] = ()
+    """Prices of the training's instances on either service, on demand and spot."""
     limits: Limits | None = None
     """What AWS ends the job at; None where the backend enforces nothing."""
 
 
 class TotalCost(Cost):
-    """US dollars of all steps; the worst case is what the limits sent with the jobs allow."""
+    """US dollars of all steps: their instances, and what else is known of what the run is billed.
+
+    The worst case is what the limits sent with the jobs allow their instances to cost.
+    """
 
     worst_case: Decimal | Unknown
 
@@ -131,6 +140,8 @@ class Provenance(Frozen):
     finder_profile_sha256: str | None = None
     """Of the profile that lr-find's instance is from, where AWS bills it."""
     settings: Settings
+    live_prices: LivePrices | None = None
+    """What AWS answered to `--live-prices`: with it the plan can be made again on another day."""
 
 
 class LaunchPlan(Frozen):

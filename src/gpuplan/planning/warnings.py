@@ -102,5 +102,7 @@ def _estimates(plan: LaunchPlan) -> Iterator[PlanWarning]:
             yield PlanWarning(
                 code="unknown-price",
                 message=f"{step.name}: {step.rate_usd_per_hour.unknown}",
-                fix="--region us-east-1 has the most prices",
+                fix="drop --live-prices"
+                if plan.provenance.live_prices
+                else "--live-prices asks AWS, --region us-east-1 has the most",
             )

@@ -15,7 +15,8 @@ from gpuplan.planning.batch import StepBatch
 from gpuplan.planning.cost import Cost, Rate
 from gpuplan.profiles.hardware import QUOTA_NAMES, SAGEMAKER_PREFIX
 from gpuplan.reports.layout import Facts, Line, Table
-from gpuplan.reports.plan_text import cost_text, hours_text
+from gpuplan.reports.money_text import cost_text
+from gpuplan.reports.plan_text import hours_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

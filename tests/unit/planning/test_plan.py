@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from gpuplan.cli.options import Given
 from gpuplan.cli.planning import plan_from
+from gpuplan.planning.cost import beside_instance
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.workload.schema import setting_fields
 
@@ -150,10 +151,13 @@ def test_money_is_text_and_nothing_is_null(values: dict[str, object]) -> None:
     walk(plan(BASE | values).document(), "")
 
 
-def test_the_total_is_the_sum_of_the_steps() -> None:
+def test_the_total_is_the_sum_of_the_steps_and_of_what_is_charged_beside_them() -> None:
     made = plan(BASE)
+    beside, unknown = beside_instance(charge for step in made.steps for charge in step.charges)
+    assert not unknown
     for band in ("p50", "p90"):
-        assert getattr(made.total.cost_usd, band) == sum(getattr(step.cost_usd, band) for step in made.steps)
+        steps = sum(getattr(step.cost_usd, band) for step in made.steps)
+        assert getattr(made.total.cost_usd, band) == steps + getattr(beside, band) > steps
         assert getattr(made.total.time_hours, band) == sum(getattr(step.time_hours, band) for step in made.steps)
 
 
