@@ -11,7 +11,18 @@ import pytest
 from gpuplan import cli
 from gpuplan.cli.app import COMMANDS
 
-FURNITURE = {"account", "app", "driving", "home", "infra_place", "options", "planning", "progress", "runs"}
+FURNITURE = {
+    "account",
+    "app",
+    "driving",
+    "home",
+    "infra_place",
+    "live_prices",
+    "options",
+    "planning",
+    "progress",
+    "runs",
+}
 """Modules of the folder that are no command."""
 
 

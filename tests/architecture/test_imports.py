@@ -39,6 +39,7 @@ def loaded(arguments: list[str], home: Path) -> list[str]:
         ["plan", "--help"],
         ["plan"],
         ["plan", "--instance", "g5", "-o", "json"],
+        ["compare"],
         ["profiles", "list"],
         [
             "advise",

@@ -323,9 +323,11 @@ class TestARetiredInstance:
     def test_it_can_be_planned_and_its_image_is_one_that_runs_on_a_v100(self, terminal: Terminal) -> None:
         code, out, _ = terminal("plan", "--instance", "p3", "-o", "json")
         assert code == ExitCode.OK
-        images = {step["request"]["AlgorithmSpecification"]["TrainingImage"] for step in json.loads(out)["steps"]}
-        assert len(images) == 1
-        assert re.search(r"-cu12\d-", images.pop())
+        finder, training = (
+            step["request"]["AlgorithmSpecification"]["TrainingImage"] for step in json.loads(out)["steps"]
+        )
+        assert re.search(r"-cu12\d-", training)
+        assert re.search(r"-cu13\d-", finder), "lr-find runs on a GPU that can be had, with an image of its own"
 
     def test_a_launch_is_refused_with_what_to_take_instead(self, terminal: Terminal, account: Account) -> None:
         before = len(account.aws.calls)
@@ -341,7 +343,7 @@ class TestARetiredInstance:
         before = jobs(account)
         code, _, err = terminal("launch", "--instance", "p3", "--yes", "--allow-retired")
         assert code == ExitCode.CAPACITY
-        assert "p3.2xlarge is not offered in us-east-1" in err
+        assert "p3.16xlarge is not offered in us-east-1" in err
         assert jobs(account) == before
 
     def test_where_aws_still_has_it_the_job_gets_an_image_of_cuda_12(
@@ -351,7 +353,8 @@ class TestARetiredInstance:
         retired = set(account.aws.not_offered)
         account.aws.not_offered.clear()
         try:
-            code, _, err = terminal("launch", "--instance", "p3", "--yes", "--allow-retired", "--detach")
+            retired_too = ("--finder-instance", "p3.2xlarge")
+            code, _, err = terminal("launch", "--instance", "p3", *retired_too, "--yes", "--allow-retired", "--detach")
         finally:
             account.aws.not_offered.update(retired)
         assert code == ExitCode.INTERRUPTED, err

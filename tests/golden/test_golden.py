@@ -27,7 +27,7 @@ IMAGENET = (*AWS, "--model", "resnet50", "--data", "imagenet", "--epochs", "90")
 LONG = (*AWS, "--model", "resnet50", "--data", "fake:3x224x224:1000:100000", "--epochs", "90")
 CHANGING = (
     (r"(?<=gpuplan plan )[0-9a-f]{10}", "<plan id>"),
-    (r"\d{4}-\d\d-\d\d, \d+ days old", "<date>, <age> days old"),
+    (r"\d{4}-\d\d-\d\d,\s+\d+\s+days?\s+old", "<date>, <age> days old"),
 )
 """What differs from one day, machine or payload to the next."""
 
@@ -147,6 +147,26 @@ def test_every_next_command_of_an_advice_is_one_that_gpuplan_takes(gpuplan: Shel
     assert commands
     for _, command, *arguments in commands:
         assert gpuplan(command, *arguments, *(["--dry-run"] if command == "launch" else []))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("compare_imagenet.txt", ("--region", "us-east-1", *IMAGENET[6:])),
+        (
+            "compare_large.txt",
+            ("--region", "eu-west-1", "--model", "vit_l_16", *IMAGENET[8:], "--per-gpu-batch", "512"),
+        ),
+    ],
+)
+def test_a_comparison_reads_as_it_did(gpuplan: Shell, name: str, arguments: tuple[str, ...]) -> None:
+    text = gpuplan("compare", *arguments)
+    assert max(map(len, text.splitlines())) <= 140
+    check(name, steady(text))
+
+
+def test_a_comparison_has_the_keys_it_had(gpuplan: Shell) -> None:
+    check("compare_keys.json", key_list(gpuplan("compare", "-o", "json", "--region", "us-east-1", *IMAGENET[6:])))
 
 
 def next_commands(page: str) -> list[list[str]]:

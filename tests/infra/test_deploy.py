@@ -13,6 +13,7 @@ import pytest
 from moto.cloudformation.models import cloudformation_backends
 
 from gpuplan.aws.stack import outputs
+from gpuplan.aws.stack_parameters import instance_types
 from gpuplan.cli.app import main
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def test_deploy_makes_bucket_role_and_policy_and_prints_them(
     assert trust["Condition"] == {"StringEquals": {"aws:SourceAccount": ACCOUNT}}
     (start, *_) = launcher_policy(account, made.launcher_policy_arn)["Statement"]
     assert start["Condition"]["ForAllValues:StringEquals"] == {
-        "sagemaker:InstanceTypes": ["ml.g5.12xlarge", "ml.g5.xlarge"]
+        "sagemaker:InstanceTypes": instance_types("g5").split(",")
     }
     assert start["Condition"]["NumericLessThanEquals"] == {"sagemaker:MaxRuntimeInSeconds": "43200"}
 
@@ -115,7 +116,7 @@ def test_deploying_the_same_again_changes_nothing_and_keeps_what_was_set(
     assert deploy(stack_name, "-o", "json") == 0
     document = json.loads(capsys.readouterr().out)
     assert document["changed"] is False
-    assert document["stack"]["parameters"]["InstanceTypes"] == "ml.g5.12xlarge,ml.g5.xlarge"
+    assert document["stack"]["parameters"]["InstanceTypes"] == instance_types("g5")
     assert document["stack"]["parameters"]["CheckpointDays"] == "90"
     assert outputs(account, stack_name) == first
 

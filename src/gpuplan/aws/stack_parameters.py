@@ -27,7 +27,9 @@ _LEAST_SECONDS = 60
 
 
 def instance_types(listed: str) -> str:
-    """Return the SageMaker types of profiles, separated by commas: where they train and where their LR is found.
+    """Return the SageMaker types of profiles, separated by commas: where they train and where their LR may be found.
+
+    A plan may put lr-find on a single-GPU instance of any profile, so with a profile come all those that can be had.
 
     Args:
         listed: names of profiles (`g5`, `p4d.24xlarge`) or SageMaker types (`ml.g5.2xlarge`), or `all`.
@@ -36,18 +38,21 @@ def instance_types(listed: str) -> str:
         UsageError: a name is neither, or the profile is of this machine.
     """
     types: set[str] = set()
+    named: list[InstanceProfile] = []
     for name in filter(None, (part.strip().lower() for part in listed.split(","))):
         if name == ALL:
-            for profile in profiles.load_all():
-                if isinstance(profile, InstanceProfile) and profile.lifecycle.state != "retired":
-                    types |= _types_of(profile)
+            named += _to_be_had()
         elif _TYPE.fullmatch(name) and name.removeprefix(SAGEMAKER_PREFIX) not in profiles.names():
             types.add(name)
         else:
             found = profiles.load(name)
             if not isinstance(found, InstanceProfile):
                 raise UsageError(f"{name} is no instance of AWS", why="it is this machine", fix="gpuplan profiles list")
-            types |= _types_of(found)
+            named.append(found)
+    shapes = [shape for profile in named for shape in (profile.train, *profile.finders)]
+    if named:
+        shapes += [shape for profile in _to_be_had() for shape in (profile.train, *profile.finders) if shape.gpus == 1]
+    types |= {f"{SAGEMAKER_PREFIX}{shape.instance_type}" for shape in shapes}
     if not types:
         raise UsageError("--instance-types names no type", fix=f"--instance-types {ALL}    or    g5,p4d")
     return ",".join(sorted(types))
@@ -107,5 +112,6 @@ def assignments(given: Iterable[str], named: dict[str, str]) -> dict[str, str]:
     return parameters
 
 
-def _types_of(profile: InstanceProfile) -> set[str]:
-    return {f"{SAGEMAKER_PREFIX}{shape.instance_type}" for shape in (profile.train, *profile.finders)}
+def _to_be_had() -> list[InstanceProfile]:
+    found = (profile for profile in profiles.load_all() if isinstance(profile, InstanceProfile))
+    return [profile for profile in found if profile.lifecycle.state != "retired"]

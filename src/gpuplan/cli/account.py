@@ -22,7 +22,12 @@ if TYPE_CHECKING:
 
 def runs_in_aws(plan: LaunchPlan) -> bool:
     """Tell whether a plan's jobs run where AWS bills them."""
-    return plan.backend in get_args(Service)
+    return bills(plan.backend)
+
+
+def bills(backend: str) -> bool:
+    """Tell whether AWS bills what a backend runs."""
+    return backend in get_args(Service)
 
 
 def located(aws: Aws, origin: str = "the plan") -> Location:

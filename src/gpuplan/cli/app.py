@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "plan": "Batch, memory, time and cost of a run, and the exact requests; starts nothing.",
+    "compare": "The same workload on every instance: does it fit, hours, dollars; starts nothing.",
     "memory": "What a training step takes on a GPU, by kind and module; the largest safe batch.",
     "launch": "Run a pipeline: find the learning rate, carry it over, train on all GPUs.",
     "resume": "Go on with a run where it stopped.",

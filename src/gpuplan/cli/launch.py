@@ -17,7 +17,7 @@ from gpuplan.cli import plan as plan_command
 from gpuplan.cli.account import backend_of, completed, identified, located, runs_in_aws, session
 from gpuplan.cli.doctor import needs
 from gpuplan.cli.driving import drive
-from gpuplan.cli.options import DebugOption, Given, Output, OutputOption, with_settings
+from gpuplan.cli.options import DebugOption, Given, LivePricesOption, Output, OutputOption, with_settings
 from gpuplan.cli.planning import Planned, build, plan_from
 from gpuplan.cli.runs import store_of
 from gpuplan.core import names
@@ -42,6 +42,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the first job is submitted.")] = False,
     allow_retired: Annotated[bool, typer.Option("--allow-retired", help="Launch on a retired instance.")] = False,
+    live_prices: LivePricesOption = False,
     output: OutputOption = Output.TEXT,
     debug: DebugOption = False,
 ) -> None:
@@ -49,7 +50,10 @@ def command(
 
     Ctrl-C detaches: the job goes on, and `gpuplan resume` takes the run up again.
     """
-    planned = Planned(_saved(plan, given), Layers(), given) if plan else plan_from(given)
+    if plan is not None:
+        planned = Planned(saved_plan(plan, given, live_prices=live_prices), Layers(), given)
+    else:
+        planned = plan_from(given, live=live_prices)
     if dry_run:
         plan_command.present(planned, output, debug=debug, nothing_submitted=True)
         return
@@ -81,7 +85,7 @@ def _in_account(plan: LaunchPlan, *, allow_retired: bool) -> LaunchPlan:
     if not runs_in_aws(plan) or plan.backend not in backends.names():
         return plan
     filled = completed(settings)
-    return plan if filled == settings else build(filled)
+    return plan if filled == settings else build(filled, live_prices=plan.provenance.live_prices)
 
 
 def _show_account(planned: Planned, agreed: LaunchPlan) -> None:
@@ -123,11 +127,12 @@ def _check_account(agreed: LaunchPlan) -> None:
         raise error
 
 
-def _saved(path: Path, given: Given) -> LaunchPlan:
-    """Return a saved plan if it is unchanged and still what its settings lead to."""
-    if given.values:
+def saved_plan(path: Path, given: Given, *, live_prices: bool) -> LaunchPlan:
+    """Return a saved plan if it is unchanged and still what its settings, at the live prices it holds, lead to."""
+    if given.values or live_prices:
+        more = [*sorted(given.origins.values()), *(["--live-prices"] if live_prices else [])]
         raise UsageError(
-            f"--plan fixes everything, but {', '.join(sorted(given.origins.values()))} was given as well",
+            f"--plan fixes everything, but {', '.join(more)} was given as well",
             fix=f"{_unset(given)}gpuplan launch --plan {path}",
         )
     try:
@@ -135,7 +140,7 @@ def _saved(path: Path, given: Given) -> LaunchPlan:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the plan {path}", why=str(error), fix="gpuplan plan --out plan.json") from error
     saved = from_document(text, str(path))
-    fresh = build(saved.provenance.settings)
+    fresh = build(saved.provenance.settings, live_prices=saved.provenance.live_prices)
     if fresh.plan_id != saved.plan_id:
         parts = [part for part in differences(saved, fresh) if not part.endswith("_sha256")] or differences(
             saved, fresh

@@ -34,6 +34,12 @@ DebugOption = Annotated[bool, typer.Option("--debug", help="Show tracebacks and 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="Configuration file; by default ./gpuplan.toml if there is one.")
 ]
+LivePricesOption = Annotated[
+    bool,
+    typer.Option(
+        "--live-prices", help="Ask AWS for today's prices, kept for 24 hours; needs credentials, costs nothing."
+    ),
+]
 RunArgument = Annotated[str | None, typer.Argument(help="Run id or the start of one; by default the newest run.")]
 
 _ACCOUNT = {"aws.region", "aws.profile", "aws.bucket", "aws.prefix", "aws.stack"}

@@ -11,7 +11,7 @@ import typer
 
 from gpuplan.backends import base as backends
 from gpuplan.cli.home import home
-from gpuplan.cli.options import DebugOption, Given, Output, OutputOption, with_settings
+from gpuplan.cli.options import DebugOption, Given, LivePricesOption, Output, OutputOption, with_settings
 from gpuplan.cli.planning import Planned, plan_from
 from gpuplan.core.errors import GpuplanError, UsageError
 from gpuplan.planning.refuse import refuse
@@ -25,14 +25,15 @@ from gpuplan_job.atomic import write_atomic
 def command(
     given: Given,
     out: Annotated[Path | None, typer.Option("--out", help="Also save the plan, for launch --plan.")] = None,
+    live_prices: LivePricesOption = False,
     output: OutputOption = Output.TEXT,
     debug: DebugOption = False,
 ) -> None:
     """Show batch, memory, time and cost of a run, and the exact request of each step. Starts nothing.
 
-    No AWS call, no credentials, no PyTorch needed.
+    No AWS call without --live-prices, no credentials, no PyTorch needed.
     """
-    planned = plan_from(given)
+    planned = plan_from(given, live=live_prices)
     present(planned, output, debug=debug, nothing_submitted=True)
     if out is not None:
         save(planned, out)
@@ -67,7 +68,7 @@ def _next(planned: Planned) -> Facts:
         backends.create(planned.plan.backend, home(), settings.aws)
     except GpuplanError as error:
         return Facts((("launch", f"would be refused: {error.what}"), ("fix", error.fix)))
-    return next_commands(planned.given.arguments())
+    return next_commands(planned.arguments())
 
 
 def save(planned: Planned, out: Path) -> None:

@@ -14,6 +14,7 @@ from gpuplan import __version__
 from gpuplan.aws.location import ambient_region
 from gpuplan.backends import base as backends
 from gpuplan.cli.home import home
+from gpuplan.cli.live_prices import of_settings
 from gpuplan.core import payload
 from gpuplan.core.errors import UsageError
 from gpuplan.core.names import did_you_mean
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from gpuplan.cli.options import Given
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.profiles.hardware import Gpu
+    from gpuplan.profiles.prices import LivePrices
     from gpuplan.workload.schema import Settings
 
 _REHEARSAL = {"workload.precision": "fp32", "workload.workers": 0}
@@ -48,35 +50,79 @@ class Planned:
     plan: LaunchPlan
     layers: Layers
     given: Given
+    live: bool = False
+    """Whether --live-prices was given."""
+
+    def arguments(self) -> list[str]:
+        """Return the options that lead to this plan as a command line would repeat them."""
+        return [*self.given.arguments(), *(["--live-prices"] if self.live else [])]
 
 
-def plan_from(given: Given) -> Planned:
+def plan_from(given: Given, *, live: bool = False) -> Planned:
     """Return the plan of what was given, over the configuration file, over the profile's defaults.
+
+    With `live`, at prices that AWS is asked for; without it AWS is asked for nothing.
 
     Raises:
         UsageError: a setting, a name or the data are not usable.
+        GpuplanError: `live`, and AWS could not be asked.
     """
-    layers = Layers()
+    upper = said(given)
+    profile = _profile(upper)
+    layers = over_defaults(upper, profile)
+    settings = settled(layers)
+    prices = of_settings(settings, _types(profile)) if live else None
+    return Planned(built(gather(settings, profile, prices)), layers, given, live)
+
+
+def said(given: Given) -> Layers:
+    """Return what was given over the configuration file: the layers above the profile's defaults.
+
+    Raises:
+        UsageError: the file is not usable.
+    """
     config = given.config or (Path(CONFIG_FILE) if Path(CONFIG_FILE).exists() else None)
     upper = Layers()
     if config is not None:
         upper.add(read_config(config), str(config))
     upper.add(given.values, given.origins)
-    profile = _profile(upper)
+    return upper
+
+
+def over_defaults(upper: Layers, profile: InstanceProfile) -> Layers:
+    """Return all layers: what was said over the defaults of a profile."""
+    layers = Layers()
     layers.add(_defaults(profile), f"profile {profile.name}")
     _add_ambient_region(layers, profile, upper)
     if upper.values.get("launch.device") == "cpu":
         layers.add(_REHEARSAL, "device cpu")
     layers.add(upper.values, upper.origins)
-    settings = _pinned(validate(layers))
-    return Planned(build(settings, profile), layers, given)
+    return layers
 
 
-def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchPlan:
-    """Return the plan that complete settings lead to today.
+def build(settings: Settings, live_prices: LivePrices | None = None) -> LaunchPlan:
+    """Return the plan that complete settings lead to today, at the prices that AWS answered where it was asked.
 
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
+    """
+    return built(gather(settings, resolve_profile(settings.launch.instance), live_prices))
+
+
+def built(inputs: PlanInputs) -> LaunchPlan:
+    """Return the plan that its inputs lead to.
+
+    Raises:
+        UsageError: the pipeline cannot be run like this.
+    """
+    return pipelines.load(inputs.settings.launch.pipeline).build(inputs)
+
+
+def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices | None = None) -> PlanInputs:
+    """Return all that a plan is a function of, prices that AWS answered among them.
+
+    Raises:
+        UsageError: a name in the settings means nothing, or the data are not there.
     """
     known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
     if ":" not in settings.workload.model:
@@ -87,15 +133,28 @@ def build(settings: Settings, profile: InstanceProfile | None = None) -> LaunchP
         described = data.describe(settings.workload.data)
     except data.DataError as error:
         raise _bad_data(settings, error) from error
-    inputs = PlanInputs(
+    return PlanInputs(
         settings=settings,
-        profile=profile or resolve_profile(settings.launch.instance),
+        profile=profile,
         data=described,
         traces=traces(),
         payload_sha256=payload.digest(),
         gpuplan_version=__version__,
+        candidates=instances() if settings.launch.backend in get_args(Service) else (),
+        live=live_prices,
     )
-    return pipelines.load(settings.launch.pipeline).build(inputs)
+
+
+def _types(profile: InstanceProfile) -> list[str]:
+    """Return the instance types whose prices a plan may depend on: the profile's, and whatever may run lr-find."""
+    own = [shape.instance_type for shape in (profile.train, *profile.finders)]
+    others = [shape for other in instances() for shape in (other.train, *other.finders) if shape.gpus == 1]
+    return [*own, *(shape.instance_type for shape in others)]
+
+
+def instances() -> tuple[InstanceProfile, ...]:
+    """Return the profiles of AWS's instances, sorted by name."""
+    return tuple(profile for profile in load_all() if isinstance(profile, InstanceProfile))
 
 
 def traces() -> LocalTraces:
@@ -115,8 +174,13 @@ def _known_gpus() -> Iterator[Gpu]:
             yield profile.gpu
 
 
-def _pinned(settings: Settings) -> Settings:
-    """Return settings that mean the same from any folder."""
+def settled(layers: Layers) -> Settings:
+    """Return the settings that the layers add up to; they mean the same from any folder.
+
+    Raises:
+        UsageError: a setting is not usable.
+    """
+    settings = validate(layers)
     try:
         spec = data.pinned(settings.workload.data)
     except data.DataError as error:

@@ -9,11 +9,14 @@ from gpuplan import pipelines
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
+from gpuplan.planning.alternatives import alternatives
 from gpuplan.planning.batch import BatchPlan, plan_batches
-from gpuplan.planning.cost import total
+from gpuplan.planning.charges import charges
+from gpuplan.planning.cost import beside_instance, total
 from gpuplan.planning.limits import limit_steps, worst_case
 from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
+from gpuplan.planning.steps import finder_plan
 from gpuplan.planning.throughput import Hours
 from gpuplan.planning.warnings import warnings_for
 from gpuplan_job import discover
@@ -67,13 +70,19 @@ def batches(inputs: PlanInputs) -> BatchPlan:
 def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequence[StepPlan]) -> LaunchPlan:
     """Return the plan made of these steps, with totals, warnings and provenance."""
     settings, profile = inputs.settings, inputs.profile
+    steps = [
+        step.model_copy(update={"charges": charges(step, inputs), "alternatives": alternatives(step, inputs)})
+        for step in steps
+    ]
     if service(inputs) == "sagemaker":
-        launch = settings.launch
-        steps = limit_steps(steps, data=inputs.data, max_cost=launch.max_cost, max_hours=launch.max_hours)
+        steps = limit_steps(
+            steps, data=inputs.data, max_cost=_for_jobs(steps, inputs), max_hours=settings.launch.max_hours
+        )
     elif settings.launch.max_hours is not None:
         raise UsageError(
             f"--max-hours: backend {settings.launch.backend} enforces no time limit", fix="drop --max-hours"
         )
+    finder = finder_plan(inputs, batch) if any(step.sweep for step in steps) else None
     plan = LaunchPlan(
         pipeline=pipeline,
         instance=profile.name,
@@ -95,15 +104,22 @@ def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequenc
             iterations=settings.lr.iterations,
             learning_rate=settings.lr.learning_rate,
         ),
+        finder=finder,
         warnings=(),
         provenance=Provenance(
             gpuplan_version=inputs.gpuplan_version,
             payload_sha256=inputs.payload_sha256,
             profile_sha256=profile.digest(),
+            finder_profile_sha256=_profile_digest(inputs, finder.profile) if finder else None,
             settings=settings,
+            live_prices=inputs.live,
         ),
     )
     return plan.model_copy(update={"warnings": warnings_for(plan, profile)})
+
+
+def _profile_digest(inputs: PlanInputs, name: str) -> str:
+    return next(profile for profile in (inputs.profile, *inputs.candidates) if profile.name == name).digest()
 
 
 def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:
@@ -124,14 +140,22 @@ def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:
     )
 
 
+def _for_jobs(steps: Sequence[StepPlan], inputs: PlanInputs) -> Decimal | None:
+    """Return what --max-cost leaves for instances: limits bound them alone, so the known rest is put aside."""
+    budget = inputs.settings.launch.max_cost
+    beside, _ = beside_instance(charge for step in steps for charge in step.charges)
+    return None if budget is None else max(Decimal(0), budget - beside.p90)
+
+
 def _total_cost(steps: Sequence[StepPlan]) -> TotalCost | Unknown:
     cost = total({step.name: step.cost_usd for step in steps})
     if isinstance(cost, Unknown):
         return cost
+    beside, _ = beside_instance(charge for step in steps for charge in step.charges)
     most = [worst_case(step) for step in steps]
     unknown = next((amount for amount in most if isinstance(amount, Unknown)), None)
     worst = unknown or sum((amount for amount in most if isinstance(amount, Decimal)), Decimal(0))
-    return TotalCost(p50=cost.p50, p90=cost.p90, worst_case=worst)
+    return TotalCost(p50=cost.p50 + beside.p50, p90=cost.p90 + beside.p90, worst_case=worst)
 
 
 def _total_hours(steps: Sequence[StepPlan]) -> Hours | Unknown:

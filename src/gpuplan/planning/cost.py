@@ -35,6 +35,49 @@ class Cost(Frozen):
     p90: Decimal
 
 
+ChargeName = Literal["instance", "start-up", "volume", "s3-reads", "s3-writes", "logs", "s3-storage"]
+
+
+class Charge(Frozen):
+    """A line of what AWS bills for a step; made by `charges`."""
+
+    name: ChargeName
+    billed: Literal["run", "month"]
+    """By the run, or for each month that what is left of it lies there."""
+    part_of: Literal["instance"] | None = None
+    """The line that this one is contained in."""
+    cost_usd: Cost | Unknown
+    how: str
+    """Quantity x price."""
+    as_of: date | None = None
+    """Of the price; None: its source bears no date, or there is none."""
+    source: str | None = None
+
+
+class Interruptions(Frozen):
+    """Expected number of spot interruptions, under the two assumptions that stand for p50 and p90."""
+
+    p50: float
+    p90: float
+
+
+class Alternative(Frozen):
+    """What a step's instances would cost bought otherwise; a price comparison, not a place where gpuplan can run."""
+
+    service: Literal["sagemaker", "ec2"]
+    purchase: Literal["on-demand", "spot"]
+    rate_usd_per_hour: Rate | Unknown
+    """Of one instance; for spot the median over the availability zones."""
+    cost_usd: Cost | Unknown
+    """Of the instances alone; for spot with the work that interruptions undo."""
+    interruptions: Interruptions | None = None
+    """Spot only."""
+    sampled_from: date | None = None
+    """Spot only: first day on which the price may have been sampled."""
+    sampled_to: date | None = None
+    """Spot only: the last."""
+
+
 class PriceRow(Protocol):
     """A row of a price list, such as `profiles.schema.Price`; `instance_type` is without SageMaker's `ml.`."""
 
@@ -100,7 +143,7 @@ def cost(hourly: Rate | Unknown, hours: Hours | Unknown, instances: int = 1) -> 
     if isinstance(hours, Unknown):
         return hours
     amount = hourly.amount * instances
-    return Cost(p50=amount * _decimal(hours.p50), p90=amount * _decimal(hours.p90))
+    return Cost(p50=amount * exact(hours.p50), p90=amount * exact(hours.p90))
 
 
 def total(costs: Mapping[str, Cost | Unknown]) -> Cost | Unknown:
@@ -115,6 +158,14 @@ def total(costs: Mapping[str, Cost | Unknown]) -> Cost | Unknown:
     return Cost(p50=sum((c.p50 for c in known), Decimal(0)), p90=sum((c.p90 for c in known), Decimal(0)))
 
 
-def _decimal(hours: float) -> Decimal:
-    # The shortest text of the float: its binary expansion would put digits into a price that nobody wrote.
-    return Decimal(repr(hours))
+def beside_instance(charges: Iterable[Charge]) -> tuple[Cost, tuple[Charge, ...]]:
+    """Return the sum of known charges that the run adds to its instances' cost, and those that are not known."""
+    added = [c for c in charges if c.billed == "run" and c.part_of is None and c.name != "instance"]
+    known = [c.cost_usd for c in added if isinstance(c.cost_usd, Cost)]
+    summed = Cost(p50=sum((c.p50 for c in known), Decimal(0)), p90=sum((c.p90 for c in known), Decimal(0)))
+    return summed, tuple(c for c in added if isinstance(c.cost_usd, Unknown))
+
+
+def exact(number: float) -> Decimal:
+    """Return a float as its shortest decimal text: its binary expansion would put digits there that nobody wrote."""
+    return Decimal(repr(number))

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpuplan.profiles.prices import on_demand, spot
+
 if TYPE_CHECKING:
     from gpuplan.planning.traces import TraceSource
+    from gpuplan.profiles.prices import LivePrices, Price, SpotPrice
     from gpuplan.profiles.schema import InstanceProfile
     from gpuplan.workload.schema import Settings
     from gpuplan_job.contract import DataDescription
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PlanInputs:
-    """Settings, the instance, the data as described, where traces come from, the digest of the code that will run."""
+    """Settings, the instance, the data as described, where traces and prices come from, the digest of the code."""
 
     settings: Settings
     profile: InstanceProfile
@@ -22,3 +25,21 @@ class PlanInputs:
     traces: TraceSource
     payload_sha256: str
     gpuplan_version: str
+    candidates: tuple[InstanceProfile, ...] = ()
+    """All profiles whose single-GPU machines may run lr-find, where AWS bills it; beside the profile's own."""
+    live: LivePrices | None = None
+    """What AWS answered; the plan keeps it, so that it can be made again without asking."""
+
+    def prices_of(self, profile: InstanceProfile) -> tuple[Price, ...]:
+        """Return a profile's on-demand prices, with what AWS answered in place of what it was asked for."""
+        return on_demand(profile.prices, self.live)
+
+    @property
+    def prices(self) -> tuple[Price, ...]:
+        """On-demand prices of the training's profile."""
+        return self.prices_of(self.profile)
+
+    @property
+    def spot_prices(self) -> tuple[SpotPrice, ...]:
+        """Spot samples, likewise."""
+        return spot(self.profile.spot_prices, self.live)

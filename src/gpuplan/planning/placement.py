@@ -1,6 +1,7 @@
-"""Which machine runs which step: the training on all GPUs of the instance, lr-find on one.
+"""Which machines a step can run on: the training on all GPUs of its instance, lr-find on any single-GPU instance.
 
-Pure. The one place that knows what an instance type is called by the service that runs it.
+Pure. The one place that knows what an instance type is called by the service that runs it. Which of its machines
+lr-find gets is `finder.choose`.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, get_args
 
 from gpuplan.core.errors import UsageError
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.names import did_you_mean
 from gpuplan.core.units import MIB_PER_GIB
 from gpuplan.planning.cost import LOCAL_RATE, Rate, rate
 from gpuplan.planning.throughput import Hardware
-from gpuplan.profiles.schema import Service
+from gpuplan.profiles.schema import SAGEMAKER_PREFIX, Service
 
 if TYPE_CHECKING:
-    from gpuplan.core.frozen import Unknown
+    from collections.abc import Iterator
+
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.profiles.hardware import Gpu, Shape
+    from gpuplan.profiles.schema import InstanceProfile
     from gpuplan_job.contract import Device
 
 _SAGEMAKER_STARTUP_MINUTES = (4.0, 7.0)
@@ -30,6 +35,8 @@ _LOCAL_STARTUP_MINUTES = (0.15, 0.4)
 class Placement:
     """A step's machine, as planned."""
 
+    profile: InstanceProfile
+    """Where its figures and prices stand."""
     instance_type: str
     instances: int
     gpu: Gpu
@@ -66,12 +73,105 @@ def place_training(inputs: PlanInputs) -> Placement:
             why="every instance runs the same number of processes",
             fix=f"--world-size {wanted // nodes * nodes or nodes}",
         )
-    return _place(inputs, shape, wanted, nodes)
+    return _place(inputs, inputs.profile, shape, processes=wanted, nodes=nodes)
+
+
+def place_on_one_gpu_of_training(inputs: PlanInputs) -> Placement:
+    """Return the training's whole instance used by one process, as a range test without a machine of its own would."""
+    return _place(inputs, inputs.profile, inputs.profile.train, processes=1, nodes=1)
 
 
 def place_finders(inputs: PlanInputs) -> list[Placement]:
-    """Return the machines lr-find could run on, the single-GPU shapes of the profile, cheapest first."""
-    return [_place(inputs, shape, 1, nodes=1) for shape in inputs.profile.finders]
+    """Return the machines lr-find could run on, one or more.
+
+    Where AWS bills, these are the single-GPU shapes of all profiles that are not retired, if their GPU has the
+    precision, or the one that the user asked for; else the profile's own, cheapest first.
+
+    Raises:
+        UsageError: what was asked for is no single-GPU instance, is retired or lacks the precision.
+    """
+    asked = inputs.settings.lr.finder_instance
+    if service(inputs) is None:
+        if asked is not None:
+            raise UsageError(
+                f"--finder-instance {asked}: backend {inputs.settings.launch.backend} chooses no instances",
+                fix="drop --finder-instance",
+            )
+        return _own_finders(inputs)
+    if asked is not None:
+        return [_asked_finder(inputs, asked)]
+    found: dict[str, Placement] = {}
+    for profile, shape in _single_gpu_shapes(inputs):
+        place = _place(inputs, profile, shape, processes=1, nodes=1)
+        if profile.lifecycle.state == "retired" or not _computes(inputs, place.gpu):
+            continue
+        # The same type may stand in several profiles, and not in each with a price of the region.
+        if place.instance_type not in found or isinstance(found[place.instance_type].rate, Unknown):
+            found[place.instance_type] = place
+    return list(found.values()) or _own_finders(inputs)
+
+
+def _own_finders(inputs: PlanInputs) -> list[Placement]:
+    return [_place(inputs, inputs.profile, shape, processes=1, nodes=1) for shape in inputs.profile.finders]
+
+
+def _single_gpu_shapes(inputs: PlanInputs) -> Iterator[tuple[InstanceProfile, Shape]]:
+    """Yield each single-GPU shape with its profile, those of the training's profile first."""
+    for profile in (inputs.profile, *(other for other in inputs.candidates if other.name != inputs.profile.name)):
+        for shape in (*profile.finders, profile.train):
+            if shape.gpus == 1:
+                yield profile, shape
+
+
+def _asked_finder(inputs: PlanInputs, asked: str) -> Placement:
+    """Return the machine that --finder-instance names.
+
+    Raises:
+        UsageError: as `place_finders`.
+    """
+    name = asked.strip().lower().removeprefix(SAGEMAKER_PREFIX)
+    shapes = list(_single_gpu_shapes(inputs))
+    named = [(profile, shape) for profile, shape in shapes if shape.instance_type == name]
+    if not named:
+        raise _no_finder(inputs, asked, name, sorted({shape.instance_type for _, shape in shapes}))
+    offered = [
+        (profile, shape)
+        for profile, shape in named
+        if profile.lifecycle.state != "retired" or profile is inputs.profile
+    ]
+    if not offered:
+        raise UsageError(
+            f"--finder-instance {asked} is retired", why=named[0][0].lifecycle.note, fix="drop --finder-instance"
+        )
+    places = [_place(inputs, profile, shape, processes=1, nodes=1) for profile, shape in offered]
+    place = next((one for one in places if not isinstance(one.rate, Unknown)), places[0])
+    if not _computes(inputs, place.gpu):
+        raise UsageError(
+            f"--finder-instance {asked}: its {place.gpu.model} has no bf16, and the precision is bf16-mixed",
+            why="lr-find computes as the training does, or its learning rate is another one's",
+            fix="drop --finder-instance, or --precision 16-mixed",
+        )
+    return place
+
+
+def _no_finder(inputs: PlanInputs, asked: str, name: str, known: list[str]) -> UsageError:
+    for profile in (inputs.profile, *inputs.candidates):
+        if name in {profile.name, *profile.aliases}:
+            return UsageError(
+                f"--finder-instance {asked} has {profile.train.gpus} GPUs",
+                why="lr-find runs on one, and the others would be paid for",
+                fix=f"--finder-instance {profile.finder.instance_type}",
+            )
+    return UsageError(
+        f"--finder-instance {asked} is no single-GPU instance of any profile",
+        why=did_you_mean(name, known),
+        fix="drop --finder-instance: the cheapest one is taken",
+    )
+
+
+def _computes(inputs: PlanInputs, gpu: Gpu) -> bool:
+    """Tell whether a GPU has the precision; on CPUs every one has."""
+    return gpu.bf16 or inputs.settings.workload.precision != "bf16-mixed" or device(inputs) == "cpu"
 
 
 def device(inputs: PlanInputs) -> Device:
@@ -88,12 +188,13 @@ def service(inputs: PlanInputs) -> Service | None:
     return next((service for service in get_args(Service) if service == backend), None)
 
 
-def _place(inputs: PlanInputs, shape: Shape, processes: int, nodes: int) -> Placement:
-    gpu = inputs.profile.gpu_of(shape)
+def _place(inputs: PlanInputs, profile: InstanceProfile, shape: Shape, *, processes: int, nodes: int) -> Placement:
+    gpu = profile.gpu_of(shape)
     kind = device(inputs)
     biller = service(inputs)
-    instance_type = f"ml.{shape.instance_type}" if biller == "sagemaker" else shape.instance_type
+    instance_type = f"{SAGEMAKER_PREFIX}{shape.instance_type}" if biller == "sagemaker" else shape.instance_type
     return Placement(
+        profile=profile,
         instance_type=instance_type,
         instances=nodes,
         gpu=gpu,
@@ -114,6 +215,6 @@ def _place(inputs: PlanInputs, shape: Shape, processes: int, nodes: int) -> Plac
         ),
         rate=LOCAL_RATE
         if biller is None
-        else rate(inputs.profile.prices, biller, shape.instance_type, inputs.settings.aws.region),
-        workers=inputs.profile.workers(shape),
+        else rate(inputs.prices_of(profile), biller, shape.instance_type, inputs.settings.aws.region),
+        workers=profile.workers(shape),
     )

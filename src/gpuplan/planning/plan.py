@@ -13,9 +13,10 @@ from pydantic import Field
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.batch import BatchPlan, StepBatch
-from gpuplan.planning.cost import Cost, Rate
+from gpuplan.planning.cost import Alternative, Charge, Cost, Rate
 from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.planning.throughput import Hours
+from gpuplan.profiles.prices import LivePrices
 from gpuplan.workload.schema import Settings
 from gpuplan_job.contract import DataDescription, SweepSpec, WorkloadSpec
 
@@ -53,6 +54,8 @@ class StepPlan(Frozen):
     instances: int = 1
     gpus: int
     """Processes, one a GPU, over all instances."""
+    gpu_model: str | None = None
+    """Such as `A10G`."""
     spot: bool
     compute_capability: str | None = None
     """Of the GPU, such as `8.6`; None where it is no NVIDIA GPU."""
@@ -75,12 +78,20 @@ class StepPlan(Frozen):
     rate_usd_per_hour: Rate | Unknown
     """Of one instance."""
     cost_usd: Cost | Unknown
+    """Of the instances, start-up included."""
+    charges: tuple[Charge, ...] = ()
+    """All that AWS bills for the step, line by line, the instances among them."""
+    alternatives: tuple[Alternative, ...] = ()
+    """Prices of the training's instances on either service, on demand and spot."""
     limits: Limits | None = None
     """What AWS ends the job at; None where the backend enforces nothing."""
 
 
 class TotalCost(Cost):
-    """US dollars of all steps; the worst case is what the limits sent with the jobs allow."""
+    """US dollars of all steps: their instances, and what else is known of what the run is billed.
+
+    The worst case is what the limits sent with the jobs allow their instances to cost.
+    """
 
     worst_case: Decimal | Unknown
 
@@ -90,6 +101,23 @@ class Total(Frozen):
 
     time_hours: Hours | Unknown
     cost_usd: TotalCost | Unknown
+
+
+class FinderPlan(Frozen):
+    """Where lr-find runs and why, beside what it would cost on the training's whole instance."""
+
+    instance_type: str
+    gpu: str
+    same_gpu: bool
+    """Whether it is the training's GPU, so that measured memory and speed carry over."""
+    reason: str
+    """In words, to follow the instance type."""
+    naive_instance_type: str
+    """The training's."""
+    naive_cost_usd: Cost | Unknown
+    """Of the same range test on one GPU of that instance, the others idle."""
+    profile: str
+    """The profile whose figures and prices count for lr-find."""
 
 
 class LrPlan(Frozen):
@@ -109,7 +137,11 @@ class Provenance(Frozen):
     payload_sha256: str
     """Of the code that will run in the job."""
     profile_sha256: str
+    finder_profile_sha256: str | None = None
+    """Of the profile that lr-find's instance is from, where AWS bills it."""
     settings: Settings
+    live_prices: LivePrices | None = None
+    """What AWS answered to `--live-prices`: with it the plan can be made again on another day."""
 
 
 class LaunchPlan(Frozen):
@@ -130,6 +162,8 @@ class LaunchPlan(Frozen):
     steps: tuple[StepPlan, ...]
     total: Total
     lr: LrPlan
+    finder: FinderPlan | None = None
+    """None where lr-find has no instance to choose."""
     warnings: tuple[PlanWarning, ...]
     provenance: Provenance
 

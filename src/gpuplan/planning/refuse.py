@@ -52,6 +52,16 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
             f"--data {plan.workload.data} lies on S3, and backend {plan.backend} does not fetch it",
             fix="aws s3 sync s3://BUCKET/PREFIX FOLDER    then: --data imagefolder:FOLDER",
         )
+    refuse_size(plan)
+    refuse_cost(plan, max_cost)
+
+
+def refuse_size(plan: LaunchPlan) -> None:
+    """Return if each step fits its GPU and the data fit its disk.
+
+    Raises:
+        PlanRefusedError: one does not.
+    """
     for step in plan.steps:
         _refuse_disk(plan, step)
         memory = step.memory
@@ -62,6 +72,14 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
                 why=f"even the low end of the estimate, {significant(memory.error_band[0], 2)} GiB, is too much",
                 fix=f"{_smaller(plan, step)}; or a GPU with more memory",
             )
+
+
+def refuse_cost(plan: LaunchPlan, max_cost: Decimal | None) -> None:
+    """Return if the p90 cost stays within `max_cost`, or there is none.
+
+    Raises:
+        OverBudgetError: it passes `max_cost`, or is not known.
+    """
     if max_cost is None:
         return
     cost = plan.total.cost_usd
@@ -73,7 +91,7 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
         raise OverBudgetError(
             f"the p90 cost {usd(cost.p90)} passes --max-cost {usd(max_cost)}",
             why=f"p50 is {usd(cost.p50)}; nothing was started",
-            fix="fewer --epochs, another --instance, or a higher --max-cost",
+            fix="fewer --epochs, another --instance (gpuplan compare), or a higher --max-cost",
         )
 
 

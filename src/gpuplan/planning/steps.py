@@ -9,9 +9,18 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning import memory, throughput
 from gpuplan.planning.cost import cost
+from gpuplan.planning.finder import Finder, Option, choose
+from gpuplan.planning.limits import disk_gb
 from gpuplan.planning.models import lookup
-from gpuplan.planning.placement import Placement, device, place_finders, place_training, service
-from gpuplan.planning.plan import StepPlan
+from gpuplan.planning.placement import (
+    Placement,
+    device,
+    place_finders,
+    place_on_one_gpu_of_training,
+    place_training,
+    service,
+)
+from gpuplan.planning.plan import FinderPlan, StepPlan
 from gpuplan.planning.traces import request_for
 from gpuplan_job.contract import SweepSpec
 
@@ -29,8 +38,46 @@ _FORWARD_SHARE = 1 / 3
 
 def lr_find_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
     """Return the planned LR range test on one GPU."""
+    sweep = _sweep(inputs, batches)
+    found = _finder(inputs, batches).option
+    work = _Work(batches.lr_find, sweep.runs * sweep.iterations, sweep=sweep)
+    return _step_plan(inputs, found.place, work, found.time)
+
+
+def finder_plan(inputs: PlanInputs, batches: BatchPlan) -> FinderPlan | None:
+    """Return where lr-find runs and why, with the cost on the whole instance of the training; None without AWS."""
+    if service(inputs) is None:
+        return None
+    found, training = _finder(inputs, batches), place_training(inputs)
+    naive = place_on_one_gpu_of_training(inputs)
+    time = _range_test_time(inputs, naive, batches)
+    return FinderPlan(
+        instance_type=found.place.instance_type,
+        gpu=found.place.gpu.model,
+        same_gpu=found.place.gpu == training.gpu,
+        reason=found.reason,
+        naive_instance_type=naive.instance_type,
+        naive_cost_usd=cost(naive.rate, time if isinstance(time, Unknown) else time.hours),
+        profile=found.place.profile.name,
+    )
+
+
+def train_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
+    """Return the planned training on all GPUs."""
+    place = place_training(inputs)
+    same_gpu = _finder(inputs, batches).place.gpu == place.gpu
+    work = _Work(
+        batches.train,
+        batches.steps_per_epoch * inputs.settings.workload.epochs,
+        measured_scale=_measured_scale(inputs, batches) if same_gpu else None,
+        spot=_spot(inputs),
+    )
+    return _step_plan(inputs, place, work, _training_time(inputs, place, batches))
+
+
+def _sweep(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
     settings = inputs.settings
-    sweep = SweepSpec(
+    return SweepSpec(
         runs=settings.lr.runs,
         iterations=settings.lr.iterations,
         lr_min=settings.lr.lr_min,
@@ -38,25 +85,21 @@ def lr_find_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
         reference_steps=batches.finder_steps_per_epoch * settings.workload.epochs,
         noise_micro_batches=NOISE_MICRO_BATCHES,
     )
-    place = _finder_that_fits(inputs, batches)
-    steps = sweep.runs * sweep.iterations
-    load = _load(inputs, batches.lr_find)
+
+
+def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
+    load, sweep = _load(inputs, batches.lr_find), _sweep(inputs, batches)
     one = throughput.step_time(_facts(inputs), load, place.hardware)
-    time = throughput.lr_find(one, load, place.hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
-    return _step_plan(inputs, place, _Work(batches.lr_find, steps, sweep=sweep), time)
+    steps = sweep.runs * sweep.iterations
+    return throughput.lr_find(one, load, place.hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
 
 
-def train_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
-    """Return the planned training on all GPUs."""
-    place = place_training(inputs)
-    steps = batches.steps_per_epoch * inputs.settings.workload.epochs
+def _training_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
+    epochs = inputs.settings.workload.epochs
     load = _load(inputs, batches.train)
     one = throughput.step_time(_facts(inputs), load, place.hardware)
-    validated = inputs.data.val_samples * inputs.settings.workload.epochs
-    time = throughput.train(one, load, place.hardware, steps=steps, val_samples=validated)
-    same_gpu = _finder_that_fits(inputs, batches).gpu == place.gpu
-    scale = _measured_scale(inputs, batches) if same_gpu else None
-    return _step_plan(inputs, place, _Work(batches.train, steps, measured_scale=scale, spot=_spot(inputs)), time)
+    validated = inputs.data.val_samples * epochs
+    return throughput.train(one, load, place.hardware, steps=batches.steps_per_epoch * epochs, val_samples=validated)
 
 
 @dataclass(frozen=True)
@@ -97,6 +140,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         instance_type=place.instance_type,
         instances=place.instances,
         gpus=work.batch.world_size,
+        gpu_model=place.gpu.model,
         spot=work.spot,
         compute_capability=place.gpu.compute_capability,
         local_storage_gb=place.local_storage_gb,
@@ -114,14 +158,24 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
     )
 
 
-def _finder_that_fits(inputs: PlanInputs, batches: BatchPlan) -> Placement:
-    """Return the cheapest finder on which the per-GPU batch does not clearly run out of memory, else the largest."""
-    places = place_finders(inputs)
-    for place in places:
-        estimate = _memory(inputs, place, batches.lr_find, loop="plain")
-        if isinstance(estimate, Unknown) or estimate.verdict != "too_big":
-            return place
-    return max(places, key=lambda place: place.memory_mib)
+def _finder(inputs: PlanInputs, batches: BatchPlan) -> Finder:
+    """Return the machine of lr-find among those it could run on, and why."""
+    training = place_training(inputs)
+    time = _training_time(inputs, training, batches)
+    options = [_option(inputs, place, batches) for place in place_finders(inputs)]
+    spent = cost(training.rate, time if isinstance(time, Unknown) else time.hours, training.instances)
+    return choose(options, training, spent, asked=inputs.settings.lr.finder_instance is not None)
+
+
+def _option(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> Option:
+    # SageMaker copies the data to an instance's own disk where it has one; `refuse` says so of a plan.
+    disk = place.local_storage_gb if service(inputs) == "sagemaker" else None
+    return Option(
+        place=place,
+        memory=_memory(inputs, place, batches.lr_find, loop="plain"),
+        time=_range_test_time(inputs, place, batches),
+        holds_data=disk is None or disk_gb(inputs.data) <= disk,
+    )
 
 
 def _memory(

@@ -24,7 +24,7 @@ _LARGE_BATCH = 8192
 
 def warnings_for(plan: LaunchPlan, profile: InstanceProfile) -> tuple[PlanWarning, ...]:
     """Return the plan's warnings, most important first."""
-    return (*_instance(plan, profile), *_finder(plan, profile), *_batch(plan), *_limits(plan), *_estimates(plan))
+    return (*_instance(plan, profile), *_finder(plan), *_batch(plan), *_limits(plan), *_estimates(plan))
 
 
 def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
@@ -33,19 +33,16 @@ def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarnin
         yield PlanWarning(
             code=plan.lifecycle,
             message=profile.lifecycle.note,
-            fix=f"consider {others}" if others else "gpuplan profiles list",
+            fix=f"consider {others}, or gpuplan compare" if others else "gpuplan profiles list",
         )
 
 
-def _finder(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
+def _finder(plan: LaunchPlan) -> Iterator[PlanWarning]:
     step = plan.step("lr-find")
-    if step is None:
-        return
-    shape = next(f for f in profile.finders if f.instance_type == step.instance_type.removeprefix("ml."))
-    if shape.gpu is not None:
+    if step is not None and step.gpu_model != plan.gpu:
         yield PlanWarning(
             code="finder-gpu-differs",
-            message=f"lr-find runs on {step.instance_type} ({shape.gpu.model}), not on {plan.gpu}: the "
+            message=f"lr-find runs on {step.instance_type} ({step.gpu_model}), not on {plan.gpu}: the "
             "learning rate carries over, its memory and speed do not",
             fix="none needed",
         )
@@ -105,5 +102,7 @@ def _estimates(plan: LaunchPlan) -> Iterator[PlanWarning]:
             yield PlanWarning(
                 code="unknown-price",
                 message=f"{step.name}: {step.rate_usd_per_hour.unknown}",
-                fix="--region us-east-1 has the most prices",
+                fix="drop --live-prices"
+                if plan.provenance.live_prices
+                else "--live-prices asks AWS, --region us-east-1 has the most",
             )

@@ -26,6 +26,15 @@ def _refuse_sagemaker_name(instance_type: str) -> str:
     return instance_type
 
 
+QUOTA_NAMES = {
+    "L-DB2E81BA": "Running On-Demand G and VT instances",
+    "L-417A185B": "Running On-Demand P instances",
+    "L-3819A6DF": "All G and VT Spot Instance Requests",
+    "L-7212CCBC": "All P4, P3 and P2 Spot Instance Requests",
+    "L-C4BD4855": "All P5 Spot Instance Requests",
+}
+"""What EC2 calls the quotas of its GPU instances (AWS General Reference, Amazon EC2 service quotas)."""
+
 InstanceType = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]*$"), AfterValidator(_refuse_sagemaker_name)]
 
 

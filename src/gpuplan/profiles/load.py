@@ -148,6 +148,7 @@ def _contradictions(profiles: Iterable[InstanceProfile]) -> Iterator[tuple[str, 
                 for s in shapes
             ),
             *((("price", row.service, row.instance_type, row.region), row) for row in profile.prices),
+            *((("spot price", row.instance_type, row.region), row) for row in profile.spot_prices),
         ]
         for key, fact in facts:
             first, before = seen.setdefault(key, (profile.name, fact))

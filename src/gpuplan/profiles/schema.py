@@ -7,13 +7,13 @@ Values only: it must not read files, look at the machine or know the time.
 from __future__ import annotations
 
 from datetime import date
-from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gpuplan.core.frozen import Frozen
-from gpuplan.profiles.hardware import SAGEMAKER_PREFIX, Gpu, InstanceType, NonEmpty, PositiveInt, Quota, Shape
+from gpuplan.profiles.hardware import SAGEMAKER_PREFIX, Gpu, NonEmpty, PositiveInt, Quota, Shape
+from gpuplan.profiles.prices import Price, Service, SpotPrice
 from gpuplan_job.contract import Precision
 
 if TYPE_CHECKING:
@@ -29,26 +29,13 @@ __all__ = [
     "Price",
     "Profile",
     "Quota",
+    "Service",
     "Shape",
     "Source",
+    "SpotPrice",
 ]
 
 LifecycleState = Literal["current", "previous-generation", "retired"]
-Service = Literal["ec2", "sagemaker"]
-
-
-def _money(value: object) -> object:
-    if isinstance(value, float):
-        raise ValueError(f'write money in quotes, as "{value}": a TOML float is binary and rounds')  # noqa: TRY004 - pydantic reports ValueError only
-    if isinstance(value, str):
-        try:
-            return Decimal(value)
-        except InvalidOperation:
-            raise ValueError(f"{value!r} is no decimal number") from None
-    return value
-
-
-Usd = Annotated[Decimal, BeforeValidator(_money), Field(gt=0)]
 
 
 class Lifecycle(Frozen):
@@ -70,30 +57,6 @@ class Lifecycle(Frozen):
         if self.state == "retired" and not self.substitutes:
             raise ValueError("a retired instance needs `substitutes`, the profiles to use instead")
         return self
-
-
-class Price(Frozen):
-    """One on-demand price. There is one row for each service, instance type and region: the newest seen."""
-
-    service: Service
-    """Who bills: `ec2` or `sagemaker` (training)."""
-    instance_type: InstanceType
-    """EC2 name without `ml.`, for SageMaker too."""
-    region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
-    """AWS region."""
-    usd_per_hour: Usd
-    """US dollars per hour of the whole instance, before tax."""
-    as_of: date | None = None
-    """Day of the price; absent when its source bears no date (then it counts as the oldest)."""
-    source: NonEmpty
-    """Where the price was read; for a derived price, where the EC2 price and the ratio come from."""
-    ec2_ratio: Usd | None = None
-    """Only on a derived SageMaker price: the number by which the EC2 price of that type and region was multiplied."""
-
-    @property
-    def derived(self) -> bool:
-        """Whether the price was computed from EC2's, not read."""
-        return self.ec2_ratio is not None
 
 
 class Defaults(Frozen):
@@ -146,7 +109,9 @@ class Profile(Frozen):
         strangers = [key for key in covered if key.partition(".")[0] not in type(self).model_fields]
         if strangers:
             raise ValueError(f"a source covers {strangers[0]!r}, which is no key of a profile")
-        document = self.model_dump(exclude={"name", "aliases", "description", "lifecycle", "prices", "sources"})
+        document = self.model_dump(
+            exclude={"name", "aliases", "description", "lifecycle", "prices", "spot_prices", "sources"}
+        )
         bare = sorted({key for key in _figures(document) if not any(f"{key}.".startswith(f"{c}.") for c in covered)})
         if bare:
             raise ValueError(f"no source covers {', '.join(bare)}: name it in the `covers` of a [[sources]] entry")
@@ -173,6 +138,8 @@ class InstanceProfile(Profile):
     """Quotas of the train shape; absent where EC2's quotas do not apply."""
     prices: tuple[Price, ...] = ()
     """On-demand prices; a price that is missing here is unknown, never 0."""
+    spot_prices: tuple[SpotPrice, ...] = ()
+    """Samples of EC2's spot prices; they move, and one that is missing here is unknown."""
 
     @property
     def finder(self) -> Shape:
@@ -228,6 +195,15 @@ class InstanceProfile(Profile):
                 )
         return prices
 
+    @field_validator("spot_prices", mode="after")
+    @classmethod
+    def _one_sample_each(cls, samples: tuple[SpotPrice, ...]) -> tuple[SpotPrice, ...]:
+        keys = [(row.instance_type, row.region) for row in samples]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice:
+            raise ValueError(f"two spot prices for {' '.join(twice)}: keep the newest")
+        return samples
+
     @model_validator(mode="after")
     def _shapes_belong_together(self) -> Self:
         if self.train.gpu is not None:
@@ -246,7 +222,8 @@ class InstanceProfile(Profile):
             if lacking:
                 raise ValueError(f"the default precision is bf16-mixed, but {lacking[0]} has no bf16: use 16-mixed")
         known = {self.train.instance_type, *(finder.instance_type for finder in self.finders)}
-        strangers = sorted({row.instance_type for row in self.prices} - known)
+        priced = {row.instance_type for row in self.prices} | {row.instance_type for row in self.spot_prices}
+        strangers = sorted(priced - known)
         if strangers:
             raise ValueError(f"a price for {strangers[0]}, which is no shape of this profile")
         return self

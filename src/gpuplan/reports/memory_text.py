@@ -29,10 +29,8 @@ def memory_text(report: MemoryReport, next_commands: list[str]) -> list[Line | T
     if report.cards:
         blocks.append(_cards(report.cards))
     if report.savers:
-        rows = tuple(
-            (saver.change, _saved(report.peak_gib, saver.peak_gib), saver.flags, saver.cost) for saver in report.savers
-        )
-        blocks.append(Table(("what would save", "peak GiB", "flags", "cost"), rows))
+        savers = tuple((s.change, _saved(report.peak_gib, s.peak_gib), s.flags, s.cost) for s in report.savers)
+        blocks.append(Table(("what would save", "peak GiB", "flags", "cost"), savers))
     blocks.append(Facts((*_facts(report), *(("next", command) for command in next_commands))))
     return blocks
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
-from gpuplan.planning.cost import Cost, Rate
+from gpuplan.planning.cost import Cost, beside_instance
 from gpuplan.reports.layout import Facts, Line, Table
+from gpuplan.reports.money_text import beside, cost_text, money_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,6 +34,8 @@ _COLUMNS = (
 def plan_text(plan: LaunchPlan, today: date) -> list[Line | Table | Facts]:
     """Return the blocks of a plan, in order."""
     rows = [_row(step) for step in plan.steps]
+    if charged := beside(plan):
+        rows.append(("charges", "", "", "", "", "", cost_text(charged)))
     rows.append(("total", "", "", "", "", hours_text(plan.total.time_hours), cost_text(plan.total.cost_usd)))
     rows += _most(plan)
     return [
@@ -66,11 +69,6 @@ def hours_text(value: Hours | Unknown) -> str:
     )
 
 
-def cost_text(value: Cost | Unknown) -> str:
-    """Return `$0.33 ($0.49)`, or why it is not known."""
-    return "unknown" if isinstance(value, Unknown) else f"{usd(value.p50)} ({usd(value.p90)})"
-
-
 def _row(step: StepPlan) -> tuple[str, ...]:
     batch = step.batch
     product = f"{batch.per_gpu} x {batch.world_size} x {batch.accumulation} = {batch.global_batch}"
@@ -86,12 +84,14 @@ def _row(step: StepPlan) -> tuple[str, ...]:
 
 
 def _most(plan: LaunchPlan) -> list[tuple[str, ...]]:
-    """Return the row of the most that the limits sent allow, where AWS bills at all."""
+    """Return the row of the most that the limits sent allow and the charges beside, where AWS bills at all."""
     total = plan.total.cost_usd
     if isinstance(total, Unknown) or isinstance(total.worst_case, Unknown) or total.worst_case == 0:
         return []
     seconds = sum(step.limits.max_runtime_seconds for step in plan.steps if step.limits)
-    return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), usd(total.worst_case))]
+    charged, _ = beside_instance(charge for step in plan.steps for charge in step.charges)
+    most = usd(total.worst_case + charged.p90)
+    return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), most)]
 
 
 def _memory(memory: MemoryEstimate | Unknown) -> str:
@@ -113,6 +113,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
     yield "learning rate", _lr(plan)
+    yield from _finder(plan)
     if train is not None and train.bound:
         speed = train.samples_per_second
         known = "" if isinstance(speed, Unknown) else f": about {significant(speed)} samples/s over {train.gpus} GPUs"
@@ -122,7 +123,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         "rough, from published model sizes and throughput; bands are in -o json, method in docs/estimates.md",
     )
     yield from _limits(plan)
-    yield from _prices(plan, today)
+    yield from money_facts(plan, today)
     for warning in plan.warnings:
         yield "note", f"{warning.message} ({warning.fix})" if warning.fix != "none needed" else warning.message
 
@@ -138,6 +139,20 @@ def _lr(plan: LaunchPlan) -> str:
     )
 
 
+def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
+    """Yield where lr-find runs, and what it would cost on the training's whole instance."""
+    finder, step = plan.finder, plan.step("lr-find")
+    if finder is None or step is None:
+        return
+    yield "finder", f"{finder.instance_type} ({finder.gpu}): {finder.reason}"
+    naive, here = finder.naive_cost_usd, step.cost_usd
+    if isinstance(naive, Cost) and isinstance(here, Cost) and here.p50 and naive.p50:
+        ratio = float(naive.p50 / here.p50)
+        times = f"{significant(ratio, 2)} x less" if ratio >= 1 else f"{significant(1 / ratio, 2)} x more"
+        told = f"on the whole {finder.naive_instance_type}: {usd(naive.p50)}; this plan: {usd(here.p50)}, {times}"
+        yield "naive finder", told
+
+
 def _limits(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
     sent = [(step, step.limits) for step in plan.steps if step.limits is not None]
     texts = [f"{step.name} {duration(limits.max_runtime_seconds / SECONDS_PER_HOUR)}" for step, limits in sent]
@@ -147,17 +162,3 @@ def _limits(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
             "limits",
             f"{', '.join(texts)}: AWS ends a job there{f', within --max-cost {usd(budget)}' if budget else ''}",
         )
-
-
-def _prices(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
-    rates = [step.rate_usd_per_hour for step in plan.steps]
-    if all(isinstance(rate, Rate) and rate.amount == 0 for rate in rates):
-        yield "prices", "none: this machine costs nothing here"
-        return
-    for step, rate in zip(plan.steps, rates, strict=True):
-        if isinstance(rate, Unknown):
-            yield "prices", f"{step.name}: unknown ({rate.unknown})"
-            continue
-        age = f"{rate.as_of}, {(today - rate.as_of).days} days old" if rate.as_of else "undated"
-        derived = ", derived from EC2's" if rate.derived else ""
-        yield "prices", f"{step.instance_type} {usd(rate.amount)}/h in {plan.region} ({age}{derived})"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import gib_from_mib, significant, usd
-from gpuplan.profiles.schema import DetectedProfile, InstanceProfile, Price
+from gpuplan.profiles.schema import DetectedProfile, InstanceProfile, Price, SpotPrice
 from gpuplan.reports.layout import Facts, Line, Table
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def profile_text(profile: InstanceProfile, *, detected: bool) -> Blocks:
     short = f" ({', '.join(profile.aliases)})" if profile.aliases else ""
     blocks: Blocks = [Line(f"{profile.name}{short} · {profile.description}"), Facts(tuple(_facts(profile, detected)))]
     if profile.prices:
-        blocks.append(Table(_PRICE_COLUMNS, tuple(map(_price_row, profile.prices))))
+        rows = (*map(_price_row, profile.prices), *map(_spot_row, profile.spot_prices))
+        blocks.append(Table(_PRICE_COLUMNS, rows))
     blocks.append(Facts((*_sources(profile), ("next", f"gpuplan plan --instance {profile.name}"))))
     return blocks
 
@@ -207,6 +208,12 @@ def _shape(shape: Shape) -> str:
 def _price_row(price: Price) -> tuple[str, ...]:
     day = str(price.as_of) if price.as_of else "undated"
     return price.instance_type, price.region, price.service, usd(price.usd_per_hour), day, price.source
+
+
+def _spot_row(sample: SpotPrice) -> tuple[str, ...]:
+    window = f"{sample.sampled_from:%Y-%m}..{sample.sampled_to:%Y-%m}"
+    amount = f"{usd(sample.usd_per_hour)} ({usd(sample.low)} to {usd(sample.high)})"
+    return sample.instance_type, sample.region, "ec2 spot", amount, window, sample.source
 
 
 def _sources(profile: InstanceProfile) -> Iterator[tuple[str, str]]:

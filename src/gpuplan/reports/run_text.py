@@ -10,7 +10,8 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
 from gpuplan.reports.layout import Block, Facts, Line, Table
-from gpuplan.reports.plan_text import cost_text, hours_text
+from gpuplan.reports.money_text import cost_text
+from gpuplan.reports.plan_text import hours_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -21,6 +21,7 @@ from gpuplan.testing.errors import EmulatorError
 from gpuplan.testing.estate import MotoEstate
 from gpuplan.testing.executor import Executor
 from gpuplan.testing.faults import Faults
+from gpuplan.testing.prices import Prices
 from gpuplan.testing.quotas import Quotas
 from gpuplan.testing.registries import Registries
 from gpuplan.testing.script import Script
@@ -75,6 +76,7 @@ class Emulator:
         self._region = region
         self._account = account
         self._quotas = Quotas()
+        self._prices = Prices()
         self.faults = Faults()
         self.hold = not execute
 
@@ -154,6 +156,14 @@ class Emulator:
         """Allow so many instances of a type at a time; 0 lets CreateTrainingJob answer ResourceLimitExceeded."""
         self._quotas.set(instance_type, instances, spot=spot)
 
+    def price(self, service: str, instance_type: str, usd_per_hour: str, *, region: str | None = None) -> None:
+        """List an on-demand price with the Pricing API: of `ec2` or `sagemaker`, under EC2's name of the type."""
+        self._prices.set(service, instance_type, region or self._region, usd_per_hour)
+
+    def spot_price(self, instance_type: str, zones: Mapping[str, str]) -> None:
+        """Let spot capacity of a type cost so many US dollars an hour, by availability zone."""
+        self._prices.set_spot(instance_type, zones)
+
     @property
     def not_offered(self) -> set[str]:
         """The instance types that CreateTrainingJob refuses as not available; change it at will."""
@@ -228,7 +238,7 @@ class Emulator:
             start=self._executor.start,
             hold=lambda: self.hold,
         )
-        self._front.apis = (self._jobs, self._quotas, Registries())
+        self._front.apis = (self._jobs, self._quotas, self._prices, Registries())
         self._front.buckets = BucketOwners(self._platform)
         self._script = Script(self._jobs, self._platform, self.faults)
 

@@ -34,6 +34,11 @@ def json_reply(document: dict[str, Any], status: int = 200) -> Reply:
     return _reply(status, "application/x-amz-json-1.1", json.dumps(document).encode())
 
 
+def xml_reply(document: str) -> Reply:
+    """Return a result of a query service."""
+    return _reply(HTTPStatus.OK, "text/xml", f'<?xml version="1.0" encoding="UTF-8"?>{document}'.encode())
+
+
 def error_reply(service: str, error: ApiError) -> Reply:
     """Return an error in the protocol of the service."""
     code, message = escape(error.code), escape(error.message)

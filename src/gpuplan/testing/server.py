@@ -1,6 +1,6 @@
 """The HTTP side: one WSGI application in front of moto that counts calls, applies faults and routes, on loopback.
 
-Started and stopped by the emulator. Training jobs and SageMaker's quotas are answered here, everything else by moto.
+Started and stopped by the emulator. Training jobs, SageMaker's quotas and prices are answered here, all else by moto.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Api(Protocol):
     def handles(self, call: wire.Incoming) -> bool:
         """Tell whether a call is this part's."""
 
-    def answer(self, call: wire.Incoming) -> dict[str, Any]:
-        """Return the result document, or raise ApiError."""
+    def answer(self, call: wire.Incoming) -> dict[str, Any] | Reply:
+        """Return the result document, or the whole reply of a service that speaks no JSON, or raise ApiError."""
 
 
 @dataclass
@@ -87,7 +87,8 @@ class Front:
         try:
             for api in self.apis:
                 if api.handles(call):
-                    return json_reply(api.answer(call))
+                    found = api.answer(call)
+                    return found if isinstance(found, Reply) else json_reply(found)
             if self.buckets and not call.from_platform:
                 self.buckets.check(call, environ.get("HTTP_X_AMZ_EXPECTED_BUCKET_OWNER"))
         except ApiError as error:

@@ -157,6 +157,8 @@ class Lr(Section):
     """Learning rate at which a sweep ends."""
     finder_batch: int | None = Field(default=None, ge=1, le=1_000_000, examples=[32])
     """Another per-GPU batch for lr-find alone: breaks the rule that both steps use the same, and the plan says so."""
+    finder_instance: str | None = Field(default=None, min_length=1, examples=["g6.xlarge"])
+    """Single-GPU instance type for lr-find; by default the cheapest that fits, or the training's own GPU if near it."""
 
 
 class Settings(Frozen):

@@ -136,7 +136,7 @@ def test_a_retired_instance_exits_5_whatever_else_is_wrong(
     emulator.faults.refuse("DescribeRegions", "UnauthorizedOperation", 403, "You are not authorized", 1)
     status, document = diagnosed(capsys, *account, "--instance", "p3")
     assert status == 5
-    assert [check["status"] for check in found(document, "offering")] == ["error", "error"]
+    assert [check["status"] for check in found(document, "offering")] == ["ok", "error"], "lr-find runs elsewhere"
     [lifecycle] = found(document, "lifecycle")
     assert lifecycle["fix"] == "gpuplan plan --instance p4d.24xlarge"
 

@@ -80,6 +80,14 @@ def test_list_says_gpus_memory_and_prices_with_their_day(capsys: Capture) -> Non
         assert cell in row
 
 
+def test_show_lists_spot_samples_with_their_range_and_window() -> None:
+    profile = concrete("g5")
+    tables = [block for block in profile_text(profile, detected=False) if isinstance(block, Table)]
+    rows = [row for table in tables for row in table.rows if row[2] == "ec2 spot"]
+    assert len(rows) == len(profile.spot_prices) == 3
+    assert rows[0][3:5] == ("$2.18 ($2.08 to $2.78)", "2025-09..2026-05")
+
+
 def test_list_marks_a_finder_with_another_gpu_and_a_derived_price() -> None:
     rows = {line.split()[0]: line for line in words(list_text(load.load_all())).splitlines()}
     assert rows["p4d.24xlarge"].endswith("g6e.xlarge*")

@@ -16,7 +16,7 @@ def sequences(draw: st.DrawFn) -> list[Step]:
     steps: list[Step] = []
     live: list[int] = []
     for number in range(draw(st.integers(1, 40))):
-        steps.append(Step(number, draw(st.one_of(st.integers(1, MIB), st.integers(MIB, 64 * MIB)))))
+        steps.append(Step(number, draw(st.integers(1, MIB) | st.integers(MIB, 64 * MIB))))
         live.append(number)
         while live and draw(st.booleans()):
             steps.append(Step(live.pop(draw(st.integers(0, len(live) - 1))), 0))

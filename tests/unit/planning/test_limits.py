@@ -298,6 +298,7 @@ def test_a_backend_that_enforces_nothing_has_no_limits_and_takes_none(make_plan:
 def test_the_disks_of_the_planned_instance_bound_the_volume(make_plan: MakePlan) -> None:
     # 125 GB on a g4dn.xlarge, 900 GB on a g4dn.12xlarge, and some 147 GB of images.
     values = {"launch.instance": "g4dn", "workload.data": "imagenet", "workload.per_gpu_batch": 8}
+    values["lr.finder_instance"] = "g4dn.xlarge"
     finder, training = make_plan(G5 | values).steps
     assert limits(finder).volume_gb == 125
     assert 200 < limits(training).volume_gb < 900

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,10 +17,12 @@ from gpuplan.planning.memory import (
     largest_batch,
     least_card_gib,
 )
-from gpuplan.planning.step_program import Optimizer
 from gpuplan.planning.traces import Shipped, Traced, request_for
 from gpuplan_job import data
 from unit.planning.tracing import MIB, trace, traced
+
+if TYPE_CHECKING:
+    from gpuplan.planning.step_program import Optimizer
 
 A10G_MIB = 22_888
 CHAIN = traced(trace((40 * MIB, 20 * MIB), 2 * MIB))

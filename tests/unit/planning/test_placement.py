@@ -49,7 +49,7 @@ def verdict(plan: LaunchPlan, name: str) -> str:
 @pytest.mark.parametrize(
     ("batch", "finder", "fits"),
     [
-        (64, "ml.g6e.xlarge", "fits"),
+        (64, "ml.g6.xlarge", "fits"),
         (512, "ml.g6e.xlarge", "tight"),
         (700, "ml.p5.4xlarge", "fits"),
         (4096, "ml.p5.4xlarge", "too_big"),
@@ -63,7 +63,7 @@ def test_a_finder_that_is_too_small_is_passed_over(make_plan: MakePlan, batch: i
 
 def test_the_finder_batch_is_what_counts_for_the_finder(make_plan: MakePlan) -> None:
     plan = make_plan(LARGE | {"workload.per_gpu_batch": 700, "lr.finder_batch": 64})
-    assert step(plan, "lr-find").instance_type == "ml.g6e.xlarge"
+    assert step(plan, "lr-find").instance_type == "ml.g6.xlarge"
 
 
 @pytest.mark.parametrize(("instance", "carries_over"), [("g5", True), ("p5", True), ("p4d", False), ("p4de", False)])

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from gpuplan.cli.options import Given
 from gpuplan.cli.planning import plan_from
+from gpuplan.planning.cost import beside_instance
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.workload.schema import setting_fields
 
@@ -64,6 +65,7 @@ OTHERWISE: dict[str, object] = {
     "lr.lr_min": 1e-6,
     "lr.lr_max": 5.0,
     "lr.finder_batch": 32,
+    "lr.finder_instance": "g6.xlarge",
 }
 CASES: list[dict[str, object]] = [
     {},
@@ -74,6 +76,7 @@ CASES: list[dict[str, object]] = [
     {"aws.region": "nowhere-1"},
     {"lr.learning_rate": 0.1, "launch.pipeline": "train"},
     {"lr.finder_batch": 16, "launch.max_cost": Decimal("0.10")},
+    {"lr.finder_instance": "g6e.xlarge", "workload.data": "imagenet", "workload.model": "resnet50"},
     {"workload.data": "imagenet", "workload.model": "vit_b_16", "workload.per_gpu_batch": 700},
 ]
 
@@ -148,10 +151,13 @@ def test_money_is_text_and_nothing_is_null(values: dict[str, object]) -> None:
     walk(plan(BASE | values).document(), "")
 
 
-def test_the_total_is_the_sum_of_the_steps() -> None:
+def test_the_total_is_the_sum_of_the_steps_and_of_what_is_charged_beside_them() -> None:
     made = plan(BASE)
+    beside, unknown = beside_instance(charge for step in made.steps for charge in step.charges)
+    assert not unknown
     for band in ("p50", "p90"):
-        assert getattr(made.total.cost_usd, band) == sum(getattr(step.cost_usd, band) for step in made.steps)
+        steps = sum(getattr(step.cost_usd, band) for step in made.steps)
+        assert getattr(made.total.cost_usd, band) == steps + getattr(beside, band) > steps
         assert getattr(made.total.time_hours, band) == sum(getattr(step.time_hours, band) for step in made.steps)
 
 

@@ -140,5 +140,6 @@ def test_data_on_this_machine_are_not_sent_to_sagemaker_by_silence(make_plan: Ma
 
 def test_data_that_do_not_fit_the_disk_are_refused(make_plan: MakePlan) -> None:
     values: dict[str, object] = {"launch.instance": "g4dn", "launch.backend": "sagemaker"}
+    values["lr.finder_instance"] = "g4dn.xlarge"
     with pytest.raises(PlanRefusedError, match=r"do not fit the disk of ml\.g4dn\.xlarge"):
         refuse(make_plan({**values, "workload.data": "imagenet:s3://bucket/imagenet"}), None, allow_retired=False)

@@ -95,11 +95,11 @@ def test_buckets_lose_no_gradient(gradients: list[int]) -> None:
     st.integers(1, 64),
     st.integers(1, 4),
 )
-def test_what_is_made_is_freed_once_at_the_most_and_the_peak_adds_up(
+def test_what_is_made_is_freed_once_at_the_most_and_the_peak_adds_up(  # noqa: PLR0917 - a law over all that there is
     optimizer: Optimizer,
     loop: Loop,
-    buckets: bool,
-    mixed: bool,
+    buckets: bool,  # noqa: FBT001 - drawn like the others
+    mixed: bool,  # noqa: FBT001 - as above
     batch: int,
     iterations: int,
 ) -> None:

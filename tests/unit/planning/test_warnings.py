@@ -63,7 +63,8 @@ def test_a_warning_has_a_code_a_message_and_a_way_out(make_plan: MakePlan, value
 
 
 def test_a_finder_of_another_gpu_is_named_beside_the_gpu_of_training(make_plan: MakePlan) -> None:
-    warning = make_plan({"launch.instance": "p4d", "launch.backend": "sagemaker", **FITTING}).warnings[0]
+    p4d = {"launch.instance": "p4d", "launch.backend": "sagemaker", "lr.finder_instance": "g6e.xlarge"}
+    warning = make_plan({**p4d, **FITTING}).warnings[0]
     assert "ml.g6e.xlarge" in warning.message
     assert "L40S" in warning.message
     assert "A100-40GB" in warning.message

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from gpuplan.profiles import hardware, schema
+from gpuplan.profiles import hardware, prices, schema
 from gpuplan.profiles.schema import Defaults, Gpu, InstanceProfile, Lifecycle, Price, Shape, Source
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def test_profile_survives_json_with_its_digest() -> None:
     assert after.digest() == before.digest()
 
 
-@pytest.mark.parametrize("module", [hardware, schema], ids=["hardware", "schema"])
+@pytest.mark.parametrize("module", [hardware, prices, schema], ids=["hardware", "prices", "schema"])
 def test_every_field_says_what_it_is(module: ModuleType) -> None:
     for node in ast.walk(ast.parse(inspect.getsource(module))):
         if not isinstance(node, ast.ClassDef):

@@ -17,7 +17,7 @@ from gpuplan.engine.account import spent
 from gpuplan.engine.run import Engine
 from gpuplan.planning.decision import Decision
 from gpuplan.reports.layout import Facts, Line, Table
-from gpuplan.reports.plan_text import cost_text
+from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.run_text import decision_facts, run_text, runs_table
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
