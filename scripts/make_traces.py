@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
     from gpuplan_job.step_trace import Arithmetic
 
-SIDES = (8, 32, 96, 224)
-"""8 and 32 px run with the payload's small stem. From 64 px on convolutions grow with the area where the side is a
-multiple of 32, so two sides tell all others of them."""
+SIDES = (32, 96, 224)
+"""32 px runs with the payload's small stem. From 64 px on convolutions grow with the area where the side is a multiple
+of 32, so two sides tell all others of them."""
+DIGITS_SIDE = 8
+DIGITS = ("resnet", "mobilenet", "shufflenet", "squeezenet")
+"""Families that are tried on the shipped 8 px digits."""
 ATTENTION = ("vit_", "swin_", "maxvit_")
 ATTENTION_SIDES = (384,)
 """A third side for what does not grow with the area alone."""
@@ -41,7 +44,8 @@ def native_side(name: str) -> int:
 def traces(name: str) -> Iterator[StepTrace]:
     """Yield the traces of one model: each side that the payload can build it at, in both arithmetics."""
     more = ATTENTION_SIDES if name.startswith(ATTENTION) else ()
-    for side in sorted({*SIDES, *more, native_side(name)}):
+    digits = (DIGITS_SIDE,) if name.startswith(DIGITS) else ()
+    for side in sorted({*SIDES, *more, *digits, native_side(name)}):
         inputs = InputSpec("images", height=side, width=side, classes=shipped_traces.CLASSES)
         for arithmetic in ARITHMETICS:
             try:

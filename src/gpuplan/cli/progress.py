@@ -11,8 +11,7 @@ import typer
 
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import learning_rate, significant
-from gpuplan.reports.plan_text import hours_text
-from gpuplan.reports.run_text import decision_facts
+from gpuplan.reports.run_text import decision_facts, replanned_text
 from gpuplan.store import events as ev
 
 if TYPE_CHECKING:
@@ -139,7 +138,7 @@ def event_lines(event: ev.Event) -> list[str]:
         case ev.Decided():
             return [f"{label + ': ' if label else ''}{text}" for label, text in decision_facts(event.decision)]
         case ev.Replanned():
-            return [f"train: {hours_text(event.time_hours)} with the measured step time"]
+            return [f"train: {replanned_text(event)}"]
         case _:
             return []
 

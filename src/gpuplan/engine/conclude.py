@@ -64,7 +64,7 @@ def follow_ups(record: RunRecord, step: StepPlan) -> Iterator[ev.Event]:
         estimate = replan(record.plan, result.measured)
         if estimate is None:
             return
-        new = ev.Replanned(time_hours=estimate.time_hours, cost_usd=estimate.cost_usd)
+        new = ev.Replanned(time_hours=estimate.time_hours, cost_usd=estimate.cost_usd, memory=estimate.memory)
         yield new
     if _over_budget(record, new):
         yield _budget_failure(record, step, number, new)

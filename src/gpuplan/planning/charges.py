@@ -14,7 +14,6 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, significant
 from gpuplan.planning.cost import Charge, ChargeName, Cost, Rate, cost, exact
 from gpuplan.planning.limits import disk_gb
-from gpuplan.planning.models import lookup
 from gpuplan.planning.placement import service
 from gpuplan.planning.small_prices import SmallPrice, small_price
 from gpuplan.planning.throughput import Hours
@@ -156,12 +155,11 @@ def _checkpoints(inputs: PlanInputs) -> tuple[int, int]:
 def checkpoint_bytes(inputs: PlanInputs) -> int | Unknown:
     """Return parameters x 4 B x (1 + copies that the optimizer keeps), or why the parameters are not known."""
     workload = inputs.settings.workload
-    side = workload.image_size or max(inputs.data.height, inputs.data.width)
-    facts = lookup(workload.model, side, inputs.data.classes)
-    if isinstance(facts, Unknown):
-        return facts
+    traced = inputs.traced()
+    if isinstance(traced, Unknown):
+        return traced
     copies = 0 if workload.optimizer == "sgd" and workload.momentum == 0 else _STATE_COPIES[workload.optimizer]
-    return _FP32_BYTES * facts.parameters * (1 + copies)
+    return _FP32_BYTES * traced.step.parameters * (1 + copies)
 
 
 def _by_the_hour(step: StepPlan, each: Decimal) -> Band | Unknown:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpuplan.planning.traces import request_for
 from gpuplan.profiles.prices import on_demand, spot
 
 if TYPE_CHECKING:
-    from gpuplan.planning.traces import TraceSource
+    from gpuplan.core.frozen import Unknown
+    from gpuplan.planning.traces import Traced, TraceSource
     from gpuplan.profiles.prices import LivePrices, Price, SpotPrice
     from gpuplan.profiles.schema import InstanceProfile
     from gpuplan.workload.schema import Settings
@@ -29,6 +31,13 @@ class PlanInputs:
     """All profiles whose single-GPU machines may run lr-find, where AWS bills it; beside the profile's own."""
     live: LivePrices | None = None
     """What AWS answered; the plan keeps it, so that it can be made again without asking."""
+
+    def traced(self) -> Traced | Unknown:
+        """Return the trace of the workload's training step, or why there is none."""
+        workload = self.settings.workload
+        return self.traces.find(
+            request_for(workload.model, self.data, workload.precision, image_size=workload.image_size)
+        )
 
     def prices_of(self, profile: InstanceProfile) -> tuple[Price, ...]:
         """Return a profile's on-demand prices, with what AWS answered in place of what it was asked for."""

@@ -27,7 +27,7 @@ _CONTEXT_GIB = {"cuda": 0.3, "mps": 0.8, "cpu": 0.8}
 Python with torch, torchvision and Lightning imported. Apple GPUs: taken from the CPU, not measured."""
 _NCCL_GIB = 0.2
 """100 to 300 MiB by experience, not measured."""
-_MARGIN = 0.02
+MARGIN = 0.02
 """Between `fits` and `too_big`. Of published runs and caps none ran out of memory that fits with this much to spare."""
 _MOST = 1.25
 """No published peak was more than this times the estimate: cuDNN takes workspaces while there is room for them."""
@@ -199,9 +199,9 @@ def _verdict(asked: Footprint, process: TrainingProcess, room: int, size_error: 
         if asked.allocated * _CPU_RESERVED * (1 + size_error) <= room:
             return "fits"
         return "tight" if asked.allocated * (1 - size_error) <= room else "too_big"
-    if asked.fits(int(room * (1 - _MARGIN) / (1 + size_error))):
+    if asked.fits(int(room * (1 - MARGIN) / (1 + size_error))):
         return "fits"
-    return "tight" if asked.fits(int(room * (1 + _MARGIN) * (1 + size_error))) else "too_big"
+    return "tight" if asked.fits(int(room * (1 + MARGIN) * (1 + size_error))) else "too_big"
 
 
 def _around(process: TrainingProcess) -> Around:

@@ -6,22 +6,27 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.planning.cost import Cost, cost
+from gpuplan.planning.memory import MARGIN, MemoryEstimate, MemoryItem
 from gpuplan.planning.throughput import Hours, from_measured
 
 if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan_job.contract import Measured
 
+_MEASURED_BAND = 0.05
+"""What may still differ: the training adds buckets and NCCL's buffers, and holds its gradients longer."""
+
 
 class Replan(Frozen):
-    """New time and cost of the training."""
+    """New time, cost and memory of the training."""
 
     time_hours: Hours
     cost_usd: Cost | Unknown
+    memory: MemoryEstimate | Unknown
 
 
 def replan(plan: LaunchPlan, measured: Measured) -> Replan | None:
-    """Return the training's time and cost from a measured step; None where the measurement does not carry over."""
+    """Return the training's estimates with a measured step; None where the measurement does not carry over."""
     step = plan.step("train")
     if step is None or step.measured_scale is None:
         return None
@@ -31,4 +36,34 @@ def replan(plan: LaunchPlan, measured: Measured) -> Replan | None:
         step.startup_minutes,
         step.batch.global_batch,
     )
-    return Replan(time_hours=time.hours, cost_usd=cost(step.rate_usd_per_hour, time.hours, step.instances))
+    return Replan(
+        time_hours=time.hours,
+        cost_usd=cost(step.rate_usd_per_hour, time.hours, step.instances),
+        memory=_memory(plan, measured),
+    )
+
+
+def _memory(plan: LaunchPlan, measured: Measured) -> MemoryEstimate | Unknown:
+    """Return the training's peak, corrected by as much as the range test's measured peak differs from its estimate.
+
+    A measured peak is what the allocator holds, and under pressure it gives cached blocks back: a corrected peak over
+    the capacity is `tight`, never `too_big`.
+    """
+    finder, train = plan.step("lr-find"), plan.step("train")
+    if finder is None or train is None or measured.peak_gib is None:
+        return Unknown(unknown="lr-find measured no peak memory")
+    if finder.batch.per_gpu != train.batch.per_gpu:
+        return Unknown(unknown="lr-find ran at another per-GPU batch")
+    if isinstance(finder.memory, Unknown) or isinstance(train.memory, Unknown):
+        return Unknown(unknown="the memory of the training was not known, so a measured one corrects nothing")
+    outside = sum(item.gib for item in finder.memory.items if item.name == "context")
+    difference = measured.peak_gib + outside - finder.memory.peak_gib
+    peak = train.memory.peak_gib + difference
+    item = MemoryItem(name="measured", gib=difference, how="lr-find's measured peak less its estimate")
+    return MemoryEstimate(
+        peak_gib=peak,
+        capacity_gib=train.memory.capacity_gib,
+        verdict="fits" if peak * (1 + MARGIN) <= train.memory.capacity_gib else "tight",
+        items=(*train.memory.items, item),
+        error_band=(peak * (1 - _MEASURED_BAND), peak * (1 + _MEASURED_BAND)),
+    )

@@ -21,14 +21,12 @@ from gpuplan.planning.placement import (
     service,
 )
 from gpuplan.planning.plan import FinderPlan, StepPlan
-from gpuplan.planning.traces import request_for
 from gpuplan_job.contract import SweepSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan, StepBatch
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.models import ModelFacts
-    from gpuplan.planning.traces import Traced
 
 NOISE_MICRO_BATCHES = 16
 """Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
@@ -192,13 +190,7 @@ def _memory(
         loop=loop,
         device=place.hardware.device,
     )
-    return memory.estimate(_traced(inputs), process, place.memory_mib)
-
-
-def _traced(inputs: PlanInputs) -> Traced | Unknown:
-    workload = inputs.settings.workload
-    asked = request_for(workload.model, inputs.data, workload.precision, image_size=workload.image_size)
-    return inputs.traces.find(asked)
+    return memory.estimate(inputs.traced(), process, place.memory_mib)
 
 
 def _facts(inputs: PlanInputs) -> ModelFacts | Unknown:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import significant
 from gpuplan.reports.layout import Facts, Line, Table
+from gpuplan.reports.plan_text import VERDICT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from gpuplan.planning.memory_report import CardVerdict, MemoryReport
 
-VERDICT = {"fits": "ok", "tight": "TIGHT", "too_big": "TOO BIG"}
 _LEAST_SHOWN_GIB = 0.0005
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan, StepPlan
     from gpuplan.planning.throughput import Hours
 
-_VERDICT = {"fits": "ok", "tight": "TIGHT", "too_big": "TOO BIG"}
+VERDICT = {"fits": "ok", "tight": "TIGHT", "too_big": "TOO BIG"}
+"""How a verdict on memory reads."""
 _COLUMNS = (
     "step",
     "instance",
@@ -98,7 +99,7 @@ def _memory(memory: MemoryEstimate | Unknown) -> str:
     if isinstance(memory, Unknown):
         return "unknown"
     peak, capacity = significant(memory.peak_gib, 2), significant(memory.capacity_gib)
-    return f"{peak} of {capacity} GiB  {_VERDICT[memory.verdict]}"
+    return f"{peak} of {capacity} GiB  {VERDICT[memory.verdict]}"
 
 
 def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:

@@ -9,15 +9,17 @@ from gpuplan.core.errors import ExitCode
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
+from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.reports.layout import Block, Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
-from gpuplan.reports.plan_text import hours_text
+from gpuplan.reports.plan_text import VERDICT, hours_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from gpuplan.planning.decision import Decision
+    from gpuplan.store.events import Replanned
     from gpuplan.store.record import RunRecord, StepRecord
 
 _OPEN = {"planned", "running", "cancelling"}
@@ -123,14 +125,22 @@ def _sum(record: RunRecord) -> str:
     return usd(sum((cost for cost in costs if isinstance(cost, Decimal)), Decimal(0)))
 
 
+def replanned_text(new: Replanned) -> str:
+    """Return the training's estimates with what lr-find measured: time, dollars and, where it was measured, memory."""
+    text = f"{hours_text(new.time_hours)}, {cost_text(new.cost_usd)} with the measured step time"
+    if not isinstance(new.memory, MemoryEstimate):
+        return text
+    peak, capacity = significant(new.memory.peak_gib, 2), significant(new.memory.capacity_gib)
+    return f"{text}; peak {peak} of {capacity} GiB with the measured memory ({VERDICT[new.memory.verdict]})"
+
+
 def _facts(record: RunRecord, locate: Callable[[str, str], str], picture: Path | None) -> Iterator[tuple[str, str]]:
     if record.decision:
         yield from decision_facts(record.decision)
     elif record.plan.lr.learning_rate is not None:
         yield "training LR", f"{learning_rate(record.plan.lr.learning_rate)}, as given"
     if record.replanned and record.state in _OPEN:
-        new = record.replanned
-        yield "re-planned", f"{hours_text(new.time_hours)}, {cost_text(new.cost_usd)} with the measured step time"
+        yield "re-planned", replanned_text(record.replanned)
     yield from _training(record, locate)
     if picture:
         yield "curve", str(picture)

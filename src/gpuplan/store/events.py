@@ -15,6 +15,7 @@ from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.planning.cost import Cost
 from gpuplan.planning.decision import Decision
+from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.planning.throughput import Hours
 
@@ -86,6 +87,8 @@ class Replanned(Frozen):
     kind: Literal["replanned"] = "replanned"
     time_hours: Hours | Unknown
     cost_usd: Cost | Unknown
+    memory: MemoryEstimate | Unknown | None = None
+    """None in records of versions that did not measure it."""
 
 
 class Trained(OfAttempt):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.cost import Cost, cost
+from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.planning.replan import Replan, replan
 from gpuplan_job.contract import Measured
 
@@ -74,6 +76,35 @@ def test_accumulation_multiplies_the_step(make_plan: MakePlan) -> None:
 
     # As many samples in as many micro-batches: the same time.
     assert hours(2) == pytest.approx(hours(1), rel=0.01)
+
+
+def test_a_measured_peak_moves_the_training_s_by_as_much_as_it_missed_its_own_estimate(make_plan: MakePlan) -> None:
+    plan = make_plan(G5 | {"workload.data": "fake:3x224x224:10:57024"})
+    finder, train = plan.step("lr-find"), plan.step("train")
+    assert finder is not None
+    assert train is not None
+    assert isinstance(finder.memory, MemoryEstimate)
+    assert isinstance(train.memory, MemoryEstimate)
+    context = next(item.gib for item in finder.memory.items if item.name == "context")
+    seen = replace(measured(1.0), peak_gib=finder.memory.peak_gib - context + 0.5)
+    found = replan(plan, seen)
+    assert found is not None
+    assert isinstance(found.memory, MemoryEstimate)
+    assert found.memory.peak_gib == pytest.approx(train.memory.peak_gib + 0.5)
+    assert sum(item.gib for item in found.memory.items) == pytest.approx(found.memory.peak_gib)
+    assert found.memory.verdict == "fits"
+
+
+def test_a_measured_peak_over_the_card_is_tight_because_cached_blocks_are_given_back(make_plan: MakePlan) -> None:
+    plan = make_plan(G5)
+    found = replan(plan, replace(measured(1.0), peak_gib=22.0))
+    assert found is not None
+    assert isinstance(found.memory, MemoryEstimate)
+    assert found.memory.verdict == "tight"
+
+
+def test_without_a_measured_peak_the_memory_is_not_known_anew(make_plan: MakePlan) -> None:
+    assert isinstance(again(make_plan(G5), 1.0).memory, Unknown)
 
 
 def test_a_price_that_is_not_known_stays_unknown(make_plan: MakePlan) -> None:

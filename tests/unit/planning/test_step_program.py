@@ -95,7 +95,7 @@ def test_buckets_lose_no_gradient(gradients: list[int]) -> None:
     st.integers(1, 64),
     st.integers(1, 4),
 )
-def test_what_is_made_is_freed_once_at_the_most_and_the_peak_adds_up(  # noqa: PLR0917 - a law over all that there is
+def test_what_is_made_is_freed_once_at_the_most_and_the_peak_adds_up(
     optimizer: Optimizer,
     loop: Loop,
     buckets: bool,  # noqa: FBT001 - drawn like the others
