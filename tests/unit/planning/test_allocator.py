@@ -18,7 +18,7 @@ def sequences(draw: st.DrawFn) -> list[Step]:
     for number in range(draw(st.integers(1, 40))):
         steps.append(Step(number, draw(st.integers(1, MIB) | st.integers(MIB, 64 * MIB))))
         live.append(number)
-        while live and draw(st.booleans()):
+        while live and draw(st.integers(0, 1)):
             steps.append(Step(live.pop(draw(st.integers(0, len(live) - 1))), 0))
     return steps
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +12,9 @@ from gpuplan.planning.shipped_traces import CLASSES, find, names, pack
 from gpuplan.planning.traces import Shipped
 from gpuplan_job.step_trace import Arithmetic, InputSpec, StepTrace, TraceRequest
 from unit.planning.tracing import MIB, trace
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PUBLISHED = {
     "alexnet": (61_100_840, 1.4),
