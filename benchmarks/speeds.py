@@ -1,4 +1,4 @@
-"""The published training speeds with the trace of each and the GPU it ran on; read by time_calibration and time_accuracy.
+"""Published training speeds with the trace of each and the GPU it ran on; read by time_calibration, time_accuracy.
 
 Values only: it prints nothing and judges nothing.
 """
@@ -22,7 +22,7 @@ NHWC_TABLE = DATA / "efficiencies_nhwc.csv"
 ACCESSES = {"sgd": 8.0, "adam": 7.0}
 """Each parameter's bytes are moved so often: SGD with momentum by PyTorch; NVIDIA's Adam is one fused kernel."""
 WITH_INPUT = "lambda, with input"
-"""SSD300 by Lambda reads and decodes COCO: on the same A100 NVIDIA published 1.6 times the speed, in mixed precision."""
+"""SSD300 by Lambda reads and decodes COCO: on the same A100 NVIDIA published 1.6 times the speed, mixed precision."""
 CONTAINERS = ("nvidia", "lambda", WITH_INPUT)
 """Groups of rows measured in NVIDIA's containers, which allow TF32 everywhere."""
 
@@ -52,6 +52,11 @@ class Run:
         return self.group != WITH_INPUT
 
     @property
+    def alike(self) -> tuple[object, ...]:
+        """What runs on one and on several GPUs have in common."""
+        return self.group, self.model, self.gpu, self.batch, self.speeds.mixed
+
+    @property
     def optimizer_bytes(self) -> float:
         """Bytes that the optimizer moves in a step."""
         return sum(self.trace.trainable) * ACCESSES[self.optimizer]
@@ -62,6 +67,12 @@ class Run:
         weights = sum(self.trace.trainable)
         moved = ACCESSES[self.optimizer]
         return time.seconds + roofline.optimizer_seconds(weights, moved, self.speeds.bandwidth_gbs, table)
+
+
+def losses(runs: list[Run]) -> list[float]:
+    """Return how many times longer a step takes on several GPUs than on one, for each pair published together."""
+    single = {run.alike: run.seconds for run in runs if run.gpus == 1}
+    return [run.seconds / single[run.alike] for run in runs if run.gpus > 1 and run.alike in single]
 
 
 def load() -> list[Run]:

@@ -80,7 +80,11 @@ class Bert(nn.Module):
     def __init__(self, width: int, layers: int) -> None:
         """Build it for sequences of up to 512 tokens."""
         super().__init__()
-        self.words, self.places, self.kinds = nn.Embedding(30522, width), nn.Embedding(512, width), nn.Embedding(2, width)
+        self.words, self.places, self.kinds = (
+            nn.Embedding(30522, width),
+            nn.Embedding(512, width),
+            nn.Embedding(2, width),
+        )
         self.norm, self.dropout = nn.LayerNorm(width), nn.Dropout(0.1)
         self.layers = nn.ModuleList(_BertLayer(width) for _ in range(layers))
         self.answer = nn.Linear(width, 2)

@@ -54,7 +54,7 @@ def naive(run: speeds.Run) -> float:
 
 
 def previous(run: speeds.Run) -> float:
-    """Return gpuplan 0.1's formula: flops and 15.5 x the bytes kept for the backward pass, fitted on three constants."""
+    """Return gpuplan's previous formula: flops and 15.5 x the bytes kept for the backward pass, three constants."""
     of, gpu = run.trace.operations, run.speeds
     rows = list(zip(of.count, of.flops_per_sample, of.forward, strict=True))
     flops = 3 * run.batch * sum(count * each for count, each, forward in rows if forward)
@@ -90,13 +90,7 @@ def judge(run: speeds.Run, shares: Shares) -> Judged:
 
 def doubtful(run: speeds.Run, runs: list[speeds.Run]) -> bool:
     """Tell whether a run on several GPUs is faster than as many single ones at the batch it states."""
-    single = [
-        other.seconds
-        for other in runs
-        if other.gpus == 1
-        and (other.group, other.model, other.gpu, other.batch) == (run.group, run.model, run.gpu, run.batch)
-        and other.speeds.mixed == run.speeds.mixed
-    ]
+    single = [other.seconds for other in runs if other.gpus == 1 and other.alike == run.alike]
     return run.gpus > 1 and bool(single) and run.seconds * DOUBTFUL < min(single)
 
 
@@ -161,7 +155,9 @@ def main() -> None:
     grouped("with an input pipeline", (row for row in judged if not row.run.computes_only), lambda row: row.run.model)
     if every:
         for row in sorted((*shipped, *last, *many), key=lambda row: row.run.seconds / row.seconds):
-            print(f"{row.run.seconds / row.seconds:6.2f} {row.run.model} {row.run.gpus} x {row.run.gpu} b{row.run.batch}")
+            print(
+                f"{row.run.seconds / row.seconds:6.2f} {row.run.model} {row.run.gpus} x {row.run.gpu} b{row.run.batch}"
+            )
     raise SystemExit(verdict(shipped, last, many))
 
 
@@ -184,7 +180,9 @@ def verdict(shipped: list[Judged], last: list[Judged], many: list[Judged]) -> st
     ):
         share = late(rows, spread)
         ninth = p90([row.run.seconds / row.seconds for row in rows])
-        print(f"GPUs {title}: {share:.1%} of {len(rows)} held-out runs pass p90 = {spread} x p50; their p90 is {ninth:.2f}")
+        print(
+            f"GPUs {title}: {share:.1%} of {len(rows)} held-out runs pass p90 = {spread} x p50; theirs is {ninth:.2f}"
+        )
         if share > 1 / 10:
             wrong.append(f"more than one run in ten passes p90 on GPUs {title}")
     return "; ".join(wrong) or None

@@ -1,23 +1,26 @@
 """Fits the shares of roofline.py on published training speeds and writes src/gpuplan/planning/efficiencies.csv.
 
-Run by hand when rows or traces change: `python benchmarks/time_calibration.py`; needs numpy, takes a minute. It sees one
-half of the models, the other is for time_accuracy.py. The rows for channels_last go to benchmarks/data: gpuplan trains
-in the default layout, but most rows of data-center GPUs were measured in the other one.
+Run by hand when rows or traces change: `python benchmarks/time_calibration.py`; needs numpy, takes a minute. It sees
+one half of the models, the other is for time_accuracy.py; `--swapped` fits the other half, prints its error on the
+first and writes nothing. Shares for channels_last go to benchmarks/data: gpuplan trains in the default layout, but most
+rows of data-center GPUs were measured in the other one.
 """
 
 from __future__ import annotations
 
+import argparse
 import math
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
 import speeds
 import time_traces
 
-from gpuplan.planning import roofline
+from gpuplan.planning import roofline, throughput
 from gpuplan.planning.roofline import Efficiency, Shares
 
 if TYPE_CHECKING:
@@ -50,8 +53,8 @@ PRIOR = {
     "gap": (1.0, 1.0, 1.0, 4e-6),
     "reach": (0.2, 1.0, 1.0, 1.0),
 }
-"""Where the fit starts and what it returns to where rows say little: shares a profiler commonly shows, seconds for the gap,
-an exponent for the reach.
+"""Where the fit starts and what it returns to where rows say little: shares a profiler commonly shows, seconds for the
+gap, an exponent for the reach.
 No row has a fused attention kernel: its shares stay as they are, an assumption."""
 LAYOUTS = ("nchw", "nhwc")
 OF_LAYOUT = ("convolution", "norm", "pooling")
@@ -143,10 +146,15 @@ def collect(runs: list[speeds.Run], parameters: Parameters) -> Rows:
             ))  # fmt: skip
         optimizer = parameters.place("optimizer", "", 3)
         lines.append((0.0, run.optimizer_bytes / (gpu.bandwidth_gbs * 1e9), 0, 1.0, optimizer, optimizer, number))
-    columns_of = list(zip(*lines, strict=True))
+    computing, moving, count, ratios, computing_index, moving_index, numbers = zip(*lines, strict=True)
     return Rows(
-        *(np.array(column) for column in columns_of[:4]),
-        *(np.array(column, dtype=np.intp) for column in columns_of[4:]),
+        computing=np.array(computing),
+        moving=np.array(moving),
+        count=np.array(count, dtype=np.float64),
+        ratio=np.array(ratios),
+        computing_index=np.array(computing_index, dtype=np.intp),
+        moving_index=np.array(moving_index, dtype=np.intp),
+        run=np.array(numbers, dtype=np.intp),
         measured=np.array([run.seconds for run in runs]),
         weight=np.array([1 / of_model[run.model] ** 0.5 for run in runs]),
     )
@@ -156,14 +164,15 @@ def predict(rows: Rows, vector: Array, parameters: Parameters) -> Array:
     """Return the seconds of each run at these shares."""
     computing = rows.computing / vector[rows.computing_index] * rows.ratio ** vector[parameters.reach]
     seconds = np.maximum(computing, rows.moving / vector[rows.moving_index])
-    return np.bincount(rows.run, seconds + rows.count * vector[parameters.gap], len(rows.measured))
+    seconds += rows.count * vector[parameters.gap]
+    return np.bincount(rows.run, seconds, len(rows.measured)).astype(np.float64)
 
 
 def fit(rows: Rows, parameters: Parameters) -> Array:
     """Return the shares that minimise the Huber loss of the logarithmic error, by coordinate descent."""
     prior = parameters.prior
-    # The gap stays: published batches are large, so it would only take up what the shares leave. So does the optimizer's
-    # share: the rows are of other optimizers than today's PyTorch has.
+    # The gap stays: published batches are large, so it would only take up what the shares leave. So does the
+    # optimizer's share: the rows are of other optimizers than today's PyTorch has.
     used = sorted({*rows.computing_index[rows.computing > 0], *rows.moving_index, parameters.reach} - parameters.kept)
 
     def loss(theta: Array) -> float:
@@ -182,7 +191,7 @@ def fit(rows: Rows, parameters: Parameters) -> Array:
                 if value < best - 1e-9:
                     theta, best, moved = trial, value, True
         step *= 1.0 if moved else 0.5
-    return np.exp(theta)
+    return np.asarray(np.exp(theta))
 
 
 def calibrate(runs: list[speeds.Run]) -> dict[str, Shares]:
@@ -203,8 +212,9 @@ def write(path: Path, shares: Shares, runs: list[speeds.Run], layout: str) -> No
     today = datetime.now(UTC).date().isoformat()
     lines = [
         f"# shares of published peaks, {layout}; benchmarks/time_calibration.py, {today}: {len(runs)} published runs",
-        f"# of {len({run.model for run in runs})} models on one GPU (benchmarks/data/training_speeds.csv), the half of the models",
-        f"# with an even hash, seed {time_traces.SEED}. gap: seconds a kernel. reach: an exponent. attention: assumed.",
+        f"# of {len({run.model for run in runs})} models on one GPU (benchmarks/data/training_speeds.csv), the half",
+        f"# of the models with an even hash, seed {time_traces.SEED}. gap: seconds a kernel; reach: an exponent;",
+        "# gap, optimizer and attention are assumed, docs/estimates-time.md says why.",
         "kind,half,tf32,fp32,bandwidth",
         *(",".join([name, *(f"{value:.3g}" for value in share)]) for name, share in shares.kinds.items()),
         f"gap,1,1,1,{shares.gap_seconds:.3g}",
@@ -215,12 +225,30 @@ def write(path: Path, shares: Shares, runs: list[speeds.Run], layout: str) -> No
 
 def main() -> None:
     """Fit both layouts on the calibration half."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--swapped", action="store_true", help="fit the half that is held out, judge on the other")
+    if parser.parse_args().swapped:
+        swapped()
+        return
     runs = [run for run in speeds.load() if run.gpus == 1 and run.computes_only and not run.held_out]
+    lost = median(speeds.losses([run for run in speeds.load() if run.computes_only and not run.held_out]))
+    print(f"several GPUs: median of pairs {lost:.3f}, in throughput.py {throughput.SEVERAL_GPUS}")
     for layout, shares in calibrate(runs).items():
         write({"nchw": roofline.TABLE, "nhwc": speeds.NHWC_TABLE}[layout], shares, runs, layout)
         print(f"{layout}: {len(runs)} runs, gap {shares.gap_seconds:.2g} s, reach {shares.reach:.2f}")
         for name, share in shares.kinds.items():
             print(f"  {name:32}", *(f"{value:8.3g}" for value in share))
+
+
+def swapped() -> None:
+    """Print the error on the calibration half of a fit on the held-out half."""
+    known = [run for run in speeds.load() if run.gpus == 1 and run.computes_only]
+    tables = calibrate([run for run in known if run.held_out])
+    for layout in ("nchw", "none", "nhwc"):
+        judged = [run for run in known if run.layout == layout and not run.held_out]
+        shares = tables["nhwc" if layout == "nhwc" else "nchw"]
+        errors = sorted(abs(run.computed(shares) / run.seconds - 1) for run in judged)
+        print(f"{layout}: {len(errors)} runs, median {median(errors):.0%}, p90 {errors[int(0.9 * len(errors))]:.0%}")
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def held_out(model: str) -> bool:
 
 
 def load() -> dict[tuple[str, int, str], StepTrace]:
-    """Return each trace of the table by model, side (tokens for text) and arithmetic; its one allocation is all that is kept."""
+    """Return the traces by model, side (tokens for text) and arithmetic; their one allocation is all that is kept."""
     rows: dict[tuple[str, int, str], list[dict[str, str]]] = {}
     with lzma.open(TABLE, "rt", encoding="utf-8", newline="") as file:
         file.readline()  # provenance

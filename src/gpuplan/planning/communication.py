@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from gpuplan.planning.machine import Hardware
 
 _RING_GBS = {"pcie": 5.0, "nvlink": 50.0, "nvswitch": 100.0}
-"""Bandwidth of a ring in one direction, where the profile has no figure. PCIe is shared with the host and 8 lanes wide on
-g5; two RTX 3090 on 16 lanes show 7 or more."""
+"""Bandwidth of a ring in one direction, where the profile has no figure. PCIe is shared with the host and 8 lanes
+wide on g5; two RTX 3090 on 16 lanes show 7 or more."""
 _RING_SHARE = 1 / 3
 """Of a published bidirectional bandwidth, what a ring reaches in one direction."""
 _NETWORK_SHARE = 0.7
@@ -37,7 +37,7 @@ def all_reduce_seconds(gradient_bytes: float, hardware: Hardware) -> float:
 
 
 def exposed_seconds(gradient_bytes: float, backward_seconds: float, hardware: Hardware) -> float:
-    """Return what a step waits for the all-reduce: its last bucket, and what the backward pass was too short to hide."""
+    """Return what a step waits for the all-reduce: its last bucket, and what backward was too short to hide."""
     reduce = all_reduce_seconds(gradient_bytes, hardware)
     last = reduce * min(1.0, _LAST_BUCKET_BYTES / max(gradient_bytes, 1.0))
     return last + max(0.0, reduce - last - backward_seconds)

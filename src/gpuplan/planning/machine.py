@@ -1,4 +1,4 @@
-"""What a step runs on and what it has to do, as the time model sees them. Values only; `placement` and `steps` fill them."""
+"""What a step runs on and has to do, as the time model sees them. Values only, filled by `placement` and `steps`."""
 
 from __future__ import annotations
 

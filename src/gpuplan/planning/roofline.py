@@ -7,6 +7,7 @@ calibration and measured errors: docs/estimates-time.md.
 from __future__ import annotations
 
 import csv
+import math
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -122,7 +123,9 @@ def gpu_time(trace: StepTrace, batch: int, speeds: Speeds, shares: Shares | None
     Waterman and Patterson (CACM 2009), kernel by kernel. `shares` are the shipped ones unless others are given.
     """
     shares = efficiencies() if shares is None else shares
-    arithmetic = {kind: 1 / _flops_per_second(kind, share, speeds, shares.reach) for kind, share in shares.kinds.items()}
+    arithmetic = {
+        kind: 1 / _flops_per_second(kind, share, speeds, shares.reach) for kind, share in shares.kinds.items()
+    }
     memory = {kind: 1 / (share.bandwidth * speeds.bandwidth_gbs * 1e9) for kind, share in shares.kinds.items()}
     computing, moving = 0.0, 0.0
     backward, launches = 0.0, [0, 0]
@@ -181,7 +184,9 @@ def read(text: str) -> Shares:
     return Shares(gap_seconds=kinds.pop("gap").bandwidth, reach=kinds.pop("reach").half, kinds=kinds)
 
 
-def optimizer_seconds(parameter_bytes: float, accesses: float, bandwidth_gbs: float, shares: Shares | None = None) -> float:
+def optimizer_seconds(
+    parameter_bytes: float, accesses: float, bandwidth_gbs: float, shares: Shares | None = None
+) -> float:
     """Return the seconds of an optimizer step that reads or writes each parameter's bytes `accesses` times."""
     share = (efficiencies() if shares is None else shares).kinds["optimizer"].bandwidth
     return parameter_bytes * accesses / (share * bandwidth_gbs * 1e9)
@@ -189,7 +194,7 @@ def optimizer_seconds(parameter_bytes: float, accesses: float, bandwidth_gbs: fl
 
 def reach_of(speeds: Speeds, exponent: float) -> float:
     """Return the factor on shares of tensor peaks: the more arithmetic a GPU has a byte, the less of it is reached."""
-    return (speeds.half_tflops * 1e12 / (speeds.bandwidth_gbs * 1e9) / _REFERENCE) ** -exponent
+    return math.exp(-exponent * math.log(speeds.half_tflops * 1e12 / (speeds.bandwidth_gbs * 1e9) / _REFERENCE))
 
 
 def _flops_per_second(kind: str, share: Efficiency, speeds: Speeds, exponent: float) -> float:

@@ -45,7 +45,7 @@ _UNSCALE_ACCESSES = 2.0
 """GradScaler divides the gradients by its scale."""
 _BUCKET_ACCESSES = 4.0
 """DDP copies gradients into its buckets and back."""
-SEVERAL_GPUS = 1.04
+SEVERAL_GPUS = 1.035
 """Waiting for the slowest of several GPUs: median of published pairs of one and several GPUs."""
 SEEN = ("V100", "A100", "H100")
 """GPUs of AWS with published rows, by the beginning of their name."""
@@ -212,12 +212,16 @@ def _micro_batch(trace: StepTrace, load: StepLoad, hardware: Hardware) -> _Micro
     launching = gpu.forward_launches * _LAUNCH_FORWARD_SECONDS + launching_backward
     if launching > gpu.seconds:
         return _Micro(launching, launching_backward, "launch")
-    return _Micro(gpu.seconds, gpu.backward, "compute" if gpu.computing > gpu.moving else "memory bandwidth")
+    # No more than what the step is longer than its launches: a larger batch must not hide more than it adds.
+    backward = min(gpu.backward, launching_backward + gpu.seconds - launching)
+    return _Micro(gpu.seconds, backward, "compute" if gpu.computing > gpu.moving else "memory bandwidth")
 
 
 def _on_cpu(trace: StepTrace, load: StepLoad, hardware: Hardware) -> _Micro:
     of = trace.operations
-    flops = (c * (f + e * load.per_gpu_batch) for c, f, e in zip(of.count, of.flops_fixed, of.flops_per_sample, strict=True))
+    flops = (
+        c * (f + e * load.per_gpu_batch) for c, f, e in zip(of.count, of.flops_fixed, of.flops_per_sample, strict=True)
+    )
     cores = hardware.vcpus / hardware.gpus  # both of all machines
     seconds = sum(flops) / (_CPU_GFLOPS * _GIGA * cores) + sum(of.count) * _CPU_LAUNCH_SECONDS
     return _Micro(seconds, seconds * (1 - 1 / _TRAIN_FORWARDS), "compute")

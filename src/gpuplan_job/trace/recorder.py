@@ -183,10 +183,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
 
 
 def _grouped_backward_flops(args: Any) -> int:  # noqa: ANN401 - the arguments of an operator of torch
-    """Return the flops of a grouped convolution's gradients, which torch's formula counts as if there were no groups."""
+    """Return the flops of a grouped convolution's gradients, which torch counts as if there were no groups."""
     gradient, given, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
     places = (given if transposed else gradient).shape
-    return 2 * places[0] * math.prod(places[2:]) * weight.numel() * sum(wanted[:2])
+    return int(2 * places[0] * math.prod(places[2:]) * weight.numel() * sum(wanted[:2]))
 
 
 def _extent(tensor: Tensor) -> int:

@@ -8,10 +8,8 @@ from gpuplan.planning.throughput import Hardware, Hours, StepLoad, StepTime, Tim
 from gpuplan_job.step_trace import Allocations, InputSpec, Operations, StepTrace, TraceRequest
 
 
-def traced(
-    parameters: int = 25_557_032, gflop: float = 8.2, megabytes: float = 180.0, kernels: int = 160
-) -> StepTrace:
-    """Return a network of one kind of block; figures are of a sample's forward pass, the backward pass is twice that."""
+def traced(parameters: int = 25_557_032, gflop: float = 8.2, megabytes: float = 130.0, kernels: int = 160) -> StepTrace:
+    """Return a network of one kind of block; figures are of a sample's forward pass, backward is twice that."""
     half = kernels // 2
     rows = [
         ("convolution", half, gflop / half * 1e9, megabytes / 4 / half * 1e6, True),
@@ -47,7 +45,16 @@ def traced(
 
 
 RESNET50 = traced()
-A10G = Hardware(device="cuda", gpus=1, vcpus=4, peak_tflops=70.0, fp32_tflops=35.0, bandwidth_gbs=600.0, gpu="A10G", startup_minutes=(4.0, 7.0))
+A10G = Hardware(
+    device="cuda",
+    gpus=1,
+    vcpus=4,
+    peak_tflops=70.0,
+    fp32_tflops=35.0,
+    bandwidth_gbs=600.0,
+    gpu="A10G",
+    startup_minutes=(4.0, 7.0),
+)
 FOUR_A10G = A10G.model_copy(update={"gpus": 4, "vcpus": 48, "interconnect": "pcie"})
 LAPTOP = Hardware(device="cpu", gpus=2, vcpus=4)
 TENSORS = StepLoad(per_gpu_batch=64, accumulation=1, precision="16-mixed", jpeg=False)
@@ -105,7 +112,7 @@ def test_p90_is_never_below_p50_and_nothing_is_free(load: StepLoad, hardware: Ha
 @given(loads)
 def test_fp32_is_never_faster_than_mixed_precision_on_a_gpu(load: StepLoad) -> None:
     full, half = (load.model_copy(update={"precision": p}) for p in ("fp32", "bf16-mixed"))
-    assert step(full, trace=traced(megabytes=360.0)).seconds >= step(half).seconds
+    assert step(full, trace=traced(megabytes=260.0)).seconds >= step(half).seconds
 
 
 def test_resnet50_on_an_a10g_lies_where_such_gpus_were_measured() -> None:
@@ -180,7 +187,7 @@ def test_a_slow_wire_bounds_many_weights_on_few_samples() -> None:
 def test_the_last_bucket_of_gradients_is_waited_for_however_long_the_backward_pass_is() -> None:
     one, four = (step(TENSORS, FOUR_A10G.model_copy(update={"gpus": gpus})).seconds for gpus in (1, 4))
     # 25 MiB to and from each of four GPUs at 5 GB/s, on top of what several GPUs wait for each other.
-    assert four - 1.04 * one > 0.9 * 1.5 * 25 * 2**20 / 5e9
+    assert four - 1.035 * one > 0.9 * 1.5 * 25 * 2**20 / 5e9
 
 
 def test_kernels_that_compute_much_for_what_they_move_are_bound_by_compute_others_by_memory_bandwidth() -> None:
