@@ -208,7 +208,9 @@ def _place(inputs: PlanInputs, profile: InstanceProfile, shape: Shape, *, proces
             network_gbps=shape.network_gbps,
             peak_tflops=gpu.peak_tflops,
             fp32_tflops=gpu.fp32_tflops,
+            tf32=gpu.bf16,  # both came with Ampere
             bandwidth_gbs=gpu.bandwidth_gbs,
+            gpu=gpu.model,
             interconnect="single-gpu" if shape.interconnect == "host" else shape.interconnect,
             interconnect_gbs_per_gpu=shape.interconnect_gbs_per_gpu,
             startup_minutes=_LOCAL_STARTUP_MINUTES if biller is None else _SAGEMAKER_STARTUP_MINUTES,

@@ -205,6 +205,9 @@ def _load(inputs: PlanInputs, batch: StepBatch) -> throughput.StepLoad:
         accumulation=batch.accumulation,
         precision=workload.precision,
         jpeg=inputs.data.storage == "jpeg",
+        workers=workload.workers,
+        optimizer=workload.optimizer,
+        momentum=workload.momentum > 0,
     )
 
 

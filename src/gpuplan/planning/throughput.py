@@ -1,61 +1,65 @@
-"""Rough time of a training or an LR range test: seconds a step, what bounds it, hours p50 and p90.
+"""Time of a training or an LR range test: seconds a step, what bounds it, hours p50 and p90.
 
-Called by plans. Pure arithmetic on facts of model, hardware and data; a measured step time replaces the guess.
-Formulas, sources and measured errors: docs/estimates.md.
+Called by plans. Pure arithmetic on the trace of a step, on hardware and data; a measured step time replaces it.
+Formulas, sources and measured errors: docs/estimates-time.md.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
-from gpuplan_job.contract import Precision
+from gpuplan.planning import communication, roofline
+from gpuplan.planning.data_loading import loading
+from gpuplan.planning.machine import Hardware, StepLoad
 
 if TYPE_CHECKING:
-    from gpuplan.planning.models import ModelFacts
+    from gpuplan_job.step_trace import StepTrace
 
-Bound = Literal["compute", "data loading", "all-reduce", "start-up", "measured"]
+__all__ = [
+    "Bound",
+    "Hardware",
+    "Hours",
+    "StepLoad",
+    "StepTime",
+    "TimeEstimate",
+    "from_measured",
+    "lr_find",
+    "measured_step",
+    "step_time",
+    "train",
+]
+
+Bound = Literal["compute", "memory bandwidth", "launch", "all-reduce", "data loading", "start-up", "measured"]
 
 _TRAIN_FORWARDS = 3.0
-"""A backward pass costs two forward passes: the gradients of inputs and of weights."""
-_ARITHMETIC_EFFICIENCY = 0.8
-"""Of the tensor peak, in time that is not memory traffic; fitted with the next two on benchmarks/data."""
-_TRAFFIC = 15.5
-"""Bytes moved to and from GPU memory for each byte kept for the backward pass."""
-_FP32_SHARE = 0.3
-"""fp32 speed over the half-precision tensor peak: TF32 convolutions have 1/2, V100 and T4 without TF32 1/8."""
-_LAUNCH_SECONDS = 10e-6
-"""Of a kernel from Python; an assumption that counts for tiny inputs only."""
-_OPTIMIZER_BYTES = 20.0
-"""Read and written a parameter by SGD with momentum."""
-_GPU_SPREAD = 1.6
-"""Nine in ten published speeds are no slower than this times the estimate."""
-_SEVERAL_GPUS = 1.1
-"""Waiting for the slowest of several GPUs."""
-_RING_GBS = {"pcie": 5.0, "nvlink": 50.0, "nvswitch": 100.0}
-"""All-reduce bandwidth a GPU in one direction, where the profile has no figure: assumptions."""
-_RING_SHARE = 1 / 3
-"""Of a published bidirectional bandwidth, what a ring reaches in one direction."""
-_NETWORK_SHARE = 0.7
-"""Of an instance's baseline network bandwidth, what gradients reach: an assumption."""
-_BITS = 8
-_OVERLAP = 0.5
-"""Share of a micro-batch's time behind which DDP hides the all-reduce; backward takes two thirds."""
+"""A training step costs about three forward passes: the gradients of inputs and of weights are two."""
+_LAUNCH_FORWARD_SECONDS = 30e-6
+"""CPU time of a kernel through Python: 20 to 47 us in published latencies of one image."""
+_LAUNCH_BACKWARD_SECONDS = 12e-6
+"""The same from autograd's C++ thread: an assumption. Both decide for tiny inputs only."""
+_ACCESSES = {"sgd": 6.0, "momentum": 11.0, "adamw": 20.0}
+"""How often PyTorch's foreach optimizers read or write each parameter's bytes, weight decay included."""
+_UNSCALE_ACCESSES = 2.0
+"""GradScaler divides the gradients by its scale."""
+_BUCKET_ACCESSES = 4.0
+"""DDP copies gradients into its buckets and back."""
+SEVERAL_GPUS = 1.035
+"""Waiting for the slowest of several GPUs: median of published pairs of one and several GPUs."""
+SEEN = ("V100", "A100", "H100")
+"""GPUs of AWS with published rows, by the beginning of their name."""
+SPREAD_SEEN = 1.3
+"""p90 / p50 of a step on them: nine in ten published speeds of held-out models stay within."""
+SPREAD_UNSEEN = 1.4
+"""On other GPUs: more than the published rows show, because none is of a card with 70 W like T4 and L4."""
 _CPU_GFLOPS = 40.0
 """A vCPU in training, fp32; 18 to 108 measured on one Xeon core over nine models and sizes."""
 _CPU_LAUNCH_SECONDS = 10e-6
 _CPU_SPREAD = 3.0
-_JPEG_PER_VCPU = 100.0
-"""ImageNet-sized JPEG decoded, cropped and normalised a second: an assumption, see docs/estimates.md."""
-_TENSORS_PER_VCPU = 5000.0
-"""Samples that lie in memory as tensors, collated a second: an assumption."""
 _MEASURED_SPREAD = 1.15
 """Machines of one type differ, validation and checkpoints come on top: an assumption."""
-_MIB = 1024**2
 _GIGA = 1e9
-_TERA = 1e12
-_FP32_BYTES = 4
 _SECONDS_PER_MINUTE = 60
 
 
@@ -64,39 +68,6 @@ class Hours(Frozen):
 
     p50: float
     p90: float
-
-
-class Hardware(Frozen):
-    """The machine of one step; figures are of one GPU, `vcpus` of the whole machine."""
-
-    device: Literal["cuda", "mps", "cpu"]
-    gpus: int
-    """Processes of the step on all its machines: GPUs used, or CPU processes."""
-    vcpus: int
-    """Of all its machines together."""
-    nodes: int = 1
-    network_gbps: float | None = None
-    """Of one machine, Gbit/s; counts where there are several."""
-    peak_tflops: float | None = None
-    """Dense fp16 or bf16 tensor peak of a GPU."""
-    fp32_tflops: float | None = None
-    bandwidth_gbs: float | None = None
-    """Of GPU memory, GB/s."""
-    interconnect: Literal["single-gpu", "pcie", "nvlink", "nvswitch"] = "single-gpu"
-    interconnect_gbs_per_gpu: float | None = None
-    """Both directions together."""
-    startup_minutes: tuple[float, float] = (0.0, 0.0)
-    """Billed minutes before the first step, p50 and p90."""
-
-
-class StepLoad(Frozen):
-    """What one optimizer step has to do."""
-
-    per_gpu_batch: int
-    accumulation: int
-    precision: Precision
-    jpeg: bool
-    """Samples are JPEG files to decode and augment, not tensors in memory."""
 
 
 class StepTime(Frozen):
@@ -119,31 +90,40 @@ class TimeEstimate(Frozen):
     how: str
 
 
-def step_time(facts: ModelFacts | Unknown, load: StepLoad, hardware: Hardware) -> StepTime | Unknown:
+class _Micro(NamedTuple):
+    """One micro-batch: forward and backward pass."""
+
+    seconds: float
+    backward: float
+    bound: Bound
+
+
+def step_time(trace: StepTrace | Unknown, load: StepLoad, hardware: Hardware) -> StepTime | Unknown:
     """Return the seconds of one optimizer step over `gpus` processes, or why they are not known.
 
     step = max(accumulation x micro-batch + optimizer + all-reduce that backward does not hide, data loading)
     """
-    if isinstance(facts, Unknown):
-        return facts
-    micro = _micro_batch_seconds(facts, load, hardware)
+    if isinstance(trace, Unknown):
+        return trace
+    micro = _micro_batch(trace, load, hardware)
     if isinstance(micro, Unknown):
         return micro
     if hardware.nodes > 1 and hardware.network_gbps is None:
         return Unknown(unknown="the network bandwidth between the instances is not known")
-    several = _SEVERAL_GPUS if hardware.gpus > 1 and hardware.device == "cuda" else 1.0
-    compute = load.accumulation * micro * several + _optimizer_seconds(facts, hardware)
-    reduce = max(0.0, _all_reduce_seconds(facts, hardware) - _OVERLAP * micro)
-    data = _data_seconds(load, hardware)
-    if hardware.device == "cpu":
-        # Training and loading share the cores, so their times add up.
-        compute, data = compute + data, 0.0
-    spread = _CPU_SPREAD if hardware.device == "cpu" else _GPU_SPREAD
-    bound: Bound = "all-reduce" if reduce > compute else "compute"
-    if data > compute + reduce:
-        bound = "data loading"
-    how = f"compute {compute:.3g} s, all-reduce not hidden {reduce:.2g} s, data loading {data:.3g} s a step"
-    return StepTime(seconds=max(compute + reduce, data), bound=bound, spread=spread, how=how)
+    gradients = float(sum(trace.trainable))
+    compute = load.accumulation * micro.seconds * _waiting(hardware) + _optimizer_seconds(gradients, load, hardware)
+    reduce = communication.exposed_seconds(gradients, micro.backward, hardware)
+    data = loading(load, hardware)
+    if not data.beside:
+        compute += data.seconds
+    beside = data.seconds if data.beside else 0.0
+    return StepTime(
+        seconds=max(compute + reduce, beside),
+        bound=_bound(micro.bound, compute, reduce, beside),
+        spread=_spread(hardware),
+        how=f"compute {compute:.3g} s, all-reduce not hidden {reduce:.2g} s, "
+        f"data loading {data.seconds:.3g} s by {data.processes} processes a step",
+    )
 
 
 def measured_step(step_seconds: float) -> StepTime:
@@ -194,55 +174,66 @@ def _estimate(step: StepTime, seconds: float, batch: int, startup_minutes: tuple
     )
 
 
-def _micro_batch_seconds(facts: ModelFacts, load: StepLoad, hardware: Hardware) -> float | Unknown:
-    """Return the seconds of a micro-batch's forward and backward pass: arithmetic + memory traffic, or launches."""
-    gflop = _TRAIN_FORWARDS * facts.forward_gflop * load.per_gpu_batch
+def _bound(computing: Bound, compute: float, reduce: float, data: float) -> Bound:
+    if data > compute + reduce:
+        return "data loading"
+    return "all-reduce" if reduce > compute else computing
+
+
+def _waiting(hardware: Hardware) -> float:
+    return SEVERAL_GPUS if hardware.gpus > 1 and hardware.device == "cuda" else 1.0
+
+
+def _spread(hardware: Hardware) -> float:
     if hardware.device == "cpu":
-        cores = hardware.vcpus / hardware.gpus  # both of all machines
-        return gflop / (_CPU_GFLOPS * cores) + _TRAIN_FORWARDS * facts.operations * _CPU_LAUNCH_SECONDS
+        return _CPU_SPREAD
+    return SPREAD_SEEN if (hardware.gpu or "").startswith(SEEN) else SPREAD_UNSEEN
+
+
+def _micro_batch(trace: StepTrace, load: StepLoad, hardware: Hardware) -> _Micro | Unknown:
+    """Return the time of a micro-batch's forward and backward pass: the GPU's, or that of launching its kernels."""
+    if hardware.device == "cpu":
+        return _on_cpu(trace, load, hardware)
     if hardware.device == "mps":
         return Unknown(unknown="no speed is known of Apple GPUs: lr-find measures it")
     if hardware.peak_tflops is None or hardware.bandwidth_gbs is None:
         return Unknown(unknown="the GPU's peak TFLOPS or memory bandwidth is not known: lr-find measures the speed")
-    peak, saved = hardware.peak_tflops, facts.saved_mib_mixed
-    if load.precision == "fp32":
-        peak, saved = max(hardware.fp32_tflops or 0.0, _FP32_SHARE * peak), facts.saved_mib
-    arithmetic = gflop * _GIGA / (_ARITHMETIC_EFFICIENCY * peak * _TERA)
-    traffic = _TRAFFIC * saved * _MIB * load.per_gpu_batch / (hardware.bandwidth_gbs * _GIGA)
-    return max(arithmetic + traffic, _TRAIN_FORWARDS * facts.operations * _LAUNCH_SECONDS)
+    if hardware.fp32_tflops is None:
+        return Unknown(unknown="the GPU's peak fp32 TFLOPS is not known: lr-find measures the speed")
+    speeds = roofline.Speeds(
+        half_tflops=hardware.peak_tflops,
+        tf32_tflops=hardware.peak_tflops / 2 if hardware.tf32 else None,
+        fp32_tflops=hardware.fp32_tflops,
+        bandwidth_gbs=hardware.bandwidth_gbs,
+        mixed=load.precision != "fp32",
+    )
+    gpu = roofline.gpu_time(trace, load.per_gpu_batch, speeds)
+    launching_backward = gpu.backward_launches * _LAUNCH_BACKWARD_SECONDS
+    launching = gpu.forward_launches * _LAUNCH_FORWARD_SECONDS + launching_backward
+    if launching > gpu.seconds:
+        return _Micro(launching, launching_backward, "launch")
+    # No more than what the step is longer than its launches: a larger batch must not hide more than it adds.
+    backward = min(gpu.backward, launching_backward + gpu.seconds - launching)
+    return _Micro(gpu.seconds, backward, "compute" if gpu.computing > gpu.moving else "memory bandwidth")
 
 
-def _optimizer_seconds(facts: ModelFacts, hardware: Hardware) -> float:
-    """Return the seconds the optimizer takes to read and write weights, gradients and state; 0 where unknown."""
+def _on_cpu(trace: StepTrace, load: StepLoad, hardware: Hardware) -> _Micro:
+    of = trace.operations
+    flops = (
+        c * (f + e * load.per_gpu_batch) for c, f, e in zip(of.count, of.flops_fixed, of.flops_per_sample, strict=True)
+    )
+    cores = hardware.vcpus / hardware.gpus  # both of all machines
+    seconds = sum(flops) / (_CPU_GFLOPS * _GIGA * cores) + sum(of.count) * _CPU_LAUNCH_SECONDS
+    return _Micro(seconds, seconds * (1 - 1 / _TRAIN_FORWARDS), "compute")
+
+
+def _optimizer_seconds(parameter_bytes: float, load: StepLoad, hardware: Hardware) -> float:
+    """Return the seconds in which the optimizer moves weights, gradients and state; 0 on a CPU, where they are few."""
     if hardware.bandwidth_gbs is None:
         return 0.0
-    return facts.parameters * _OPTIMIZER_BYTES / (hardware.bandwidth_gbs * _GIGA)
-
-
-def _all_reduce_seconds(facts: ModelFacts, hardware: Hardware) -> float:
-    """Return the seconds of a ring all-reduce of fp32 gradients: each GPU sends and receives 2 (n - 1) / n of them.
-
-    Over several machines the slower of the two rings counts, the one between the GPUs of a machine or the one between
-    the machines, whose bandwidth all GPUs of a machine share.
-    """
-    between = 0.0
-    if hardware.nodes > 1 and hardware.network_gbps is not None:
-        sent = 2 * (hardware.nodes - 1) / hardware.nodes * facts.parameters * _FP32_BYTES
-        between = sent / (_NETWORK_SHARE * hardware.network_gbps / _BITS * _GIGA)
-    return max(between, _within_machine_seconds(facts, hardware))
-
-
-def _within_machine_seconds(facts: ModelFacts, hardware: Hardware) -> float:
-    if hardware.gpus == 1 or hardware.interconnect == "single-gpu":
-        return 0.0
-    ring = _RING_GBS[hardware.interconnect]
-    if hardware.interconnect_gbs_per_gpu is not None:
-        ring = _RING_SHARE * hardware.interconnect_gbs_per_gpu
-    sent = 2 * (hardware.gpus - 1) / hardware.gpus * facts.parameters * _FP32_BYTES
-    return sent / (ring * _GIGA)
-
-
-def _data_seconds(load: StepLoad, hardware: Hardware) -> float:
-    """Return the seconds all vCPUs take to load a global batch."""
-    samples = load.per_gpu_batch * load.accumulation * hardware.gpus
-    return samples / (hardware.vcpus * (_JPEG_PER_VCPU if load.jpeg else _TENSORS_PER_VCPU))
+    accesses = _ACCESSES["momentum" if load.optimizer == "sgd" and load.momentum else load.optimizer]
+    if load.precision == "16-mixed":
+        accesses += _UNSCALE_ACCESSES
+    if hardware.gpus > 1:
+        accesses += _BUCKET_ACCESSES
+    return roofline.optimizer_seconds(parameter_bytes, accesses, hardware.bandwidth_gbs)

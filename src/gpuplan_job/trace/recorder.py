@@ -5,6 +5,7 @@ A dispatch mode over fake tensors, entered by `step`. It changes no result and j
 
 from __future__ import annotations
 
+import math
 import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
@@ -162,8 +163,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         flops = int(formula(*args, **options, out_val=result)) if formula else 0
         position = _GROUPED.get(func)
         if position is not None and args[position] > 1:
-            weight = args[1] if position == _GROUPED[torch.ops.aten.convolution.default] else args[2]
+            backward = position == _GROUPED[torch.ops.aten.convolution_backward.default]
+            weight = args[2] if backward else args[1]
             name += "/depthwise" if weight.shape[1] == 1 else "/grouped"
+            if backward:
+                flops = _grouped_backward_flops(args)
         moved = sum(_extent(tensor) for tensor in tensors)
         forward = self._program is self.recording.forward
         self.recording.kernels.append(Kernel(name, flops, moved, forward))
@@ -176,6 +180,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
         del module, inputs, output
         if len(self._stack) > 1:
             self._stack.pop()
+
+
+def _grouped_backward_flops(args: Any) -> int:  # noqa: ANN401 - the arguments of an operator of torch
+    """Return the flops of a grouped convolution's gradients, which torch counts as if there were no groups."""
+    gradient, given, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+    places = (given if transposed else gradient).shape
+    return int(2 * places[0] * math.prod(places[2:]) * weight.numel() * sum(wanted[:2]))
 
 
 def _extent(tensor: Tensor) -> int:

@@ -4,22 +4,57 @@ from hypothesis import strategies as st
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning import throughput
-from gpuplan.planning.models import ModelFacts
 from gpuplan.planning.throughput import Hardware, Hours, StepLoad, StepTime, TimeEstimate
+from gpuplan_job.step_trace import Allocations, InputSpec, Operations, StepTrace, TraceRequest
 
-RESNET50 = ModelFacts(
-    name="resnet50",
-    image_size=224,
-    classes=1000,
-    parameters=25_557_032,
-    buffers=53_173,
-    forward_gflop=8.18,
-    saved_mib=82.0,
-    saved_mib_mixed=41.7,
-    operations=625,
-    how="torchvision resnet50, measured at 224 px",
+
+def traced(parameters: int = 25_557_032, gflop: float = 8.2, megabytes: float = 130.0, kernels: int = 160) -> StepTrace:
+    """Return a network of one kind of block; figures are of a sample's forward pass, backward is twice that."""
+    half = kernels // 2
+    rows = [
+        ("convolution", half, gflop / half * 1e9, megabytes / 4 / half * 1e6, True),
+        ("cudnn_batch_norm", half, 0.0, megabytes * 3 / 4 / half * 1e6, True),
+        ("convolution_backward", half, 2 * gflop / half * 1e9, megabytes / 2 / half * 1e6, False),
+        ("cudnn_batch_norm_backward", half, 0.0, megabytes * 3 / 2 / half * 1e6, False),
+    ]
+    zeros = [0.0] * len(rows)
+    return StepTrace(
+        request=TraceRequest("resnet50", InputSpec("images"), "mixed"),
+        modules=[""],
+        trainable=[4 * parameters],
+        trainable_module=[0],
+        frozen=[],
+        buffers=[],
+        inputs=[],
+        allocations=Allocations([], [], [], []),
+        outputs=[],
+        forward=[],
+        backward=[],
+        operations=Operations(
+            name=[row[0] for row in rows],
+            count=[row[1] for row in rows],
+            flops_fixed=zeros,
+            flops_per_sample=[row[2] for row in rows],
+            bytes_fixed=zeros,
+            bytes_per_sample=[row[3] for row in rows],
+            forward=[row[4] for row in rows],
+        ),
+        guesses=0,
+        versions={},
+    )
+
+
+RESNET50 = traced()
+A10G = Hardware(
+    device="cuda",
+    gpus=1,
+    vcpus=4,
+    peak_tflops=70.0,
+    fp32_tflops=35.0,
+    bandwidth_gbs=600.0,
+    gpu="A10G",
+    startup_minutes=(4.0, 7.0),
 )
-A10G = Hardware(device="cuda", gpus=1, vcpus=4, peak_tflops=70.0, bandwidth_gbs=600.0, startup_minutes=(4.0, 7.0))
 FOUR_A10G = A10G.model_copy(update={"gpus": 4, "vcpus": 48, "interconnect": "pcie"})
 LAPTOP = Hardware(device="cpu", gpus=2, vcpus=4)
 TENSORS = StepLoad(per_gpu_batch=64, accumulation=1, precision="16-mixed", jpeg=False)
@@ -30,12 +65,15 @@ loads = st.builds(
     accumulation=st.integers(1, 16),
     precision=st.sampled_from(["fp32", "16-mixed", "bf16-mixed"]),
     jpeg=st.booleans(),
+    workers=st.one_of(st.none(), st.integers(0, 16)),
+    optimizer=st.sampled_from(["sgd", "adamw"]),
+    momentum=st.booleans(),
 )
 machines = st.sampled_from([A10G, FOUR_A10G, LAPTOP])
 
 
-def step(load: StepLoad = TENSORS, hardware: Hardware = A10G, facts: ModelFacts = RESNET50) -> StepTime:
-    result = throughput.step_time(facts, load, hardware)
+def step(load: StepLoad = TENSORS, hardware: Hardware = A10G, trace: StepTrace = RESNET50) -> StepTime:
+    result = throughput.step_time(trace, load, hardware)
     assert isinstance(result, StepTime)
     return result
 
@@ -74,7 +112,7 @@ def test_p90_is_never_below_p50_and_nothing_is_free(load: StepLoad, hardware: Ha
 @given(loads)
 def test_fp32_is_never_faster_than_mixed_precision_on_a_gpu(load: StepLoad) -> None:
     full, half = (load.model_copy(update={"precision": p}) for p in ("fp32", "bf16-mixed"))
-    assert step(full).seconds >= step(half).seconds
+    assert step(full, trace=traced(megabytes=260.0)).seconds >= step(half).seconds
 
 
 def test_resnet50_on_an_a10g_lies_where_such_gpus_were_measured() -> None:
@@ -108,10 +146,10 @@ def test_a_faster_network_never_makes_a_step_longer(load: StepLoad, count: int, 
 
 
 def test_two_nodes_send_their_gradients_over_the_network() -> None:
-    large = RESNET50.model_copy(update={"parameters": 1_000_000_000})
+    large = traced(parameters=1_000_000_000)
     slow, fast = (step(TENSORS, nodes(2, gbps), large) for gbps in (10.0, 1e6))
     assert slow.bound == "all-reduce"
-    # 4 GB of gradients each way at 70 % of 10 Gbit/s; half a micro-batch hides, and the ring inside a node at 5 GB/s.
+    # 4 GB of gradients each way at 70 % of 10 Gbit/s instead of the ring inside a node at 5 GB/s.
     assert slow.seconds - fast.seconds == pytest.approx(4e9 / (0.7 * 10e9 / 8) - 2 * 7 / 8 * 4e9 / 5e9, rel=0.05)
 
 
@@ -127,18 +165,58 @@ def test_an_unknown_network_between_nodes_has_an_unknown_time() -> None:
 
 def test_few_cores_that_decode_jpeg_bound_a_fast_gpu() -> None:
     assert step(JPEG).bound == "data loading"
-    assert step(TENSORS).bound == "compute"
+    assert step(TENSORS).bound != "data loading"
+
+
+def test_few_workers_bound_a_gpu_that_many_cores_could_feed() -> None:
+    many = A10G.model_copy(update={"vcpus": 64})
+    assert step(JPEG, many).bound != "data loading"
+    assert step(JPEG.model_copy(update={"workers": 2}), many).bound == "data loading"
+
+
+def test_without_workers_the_training_process_loads_between_its_steps() -> None:
+    alone, beside = (step(JPEG.model_copy(update={"workers": workers})) for workers in (0, 1))
+    assert alone.seconds == pytest.approx(beside.seconds + step(TENSORS).seconds, rel=0.01)
 
 
 def test_a_slow_wire_bounds_many_weights_on_few_samples() -> None:
-    large = RESNET50.model_copy(update={"parameters": 1_000_000_000})
+    large = traced(parameters=1_000_000_000)
     assert step(TENSORS.model_copy(update={"per_gpu_batch": 1}), FOUR_A10G, large).bound == "all-reduce"
 
 
+def test_the_last_bucket_of_gradients_is_waited_for_however_long_the_backward_pass_is() -> None:
+    one, four = (step(TENSORS, FOUR_A10G.model_copy(update={"gpus": gpus})).seconds for gpus in (1, 4))
+    # 25 MiB to and from each of four GPUs at 5 GB/s, on top of what several GPUs wait for each other.
+    assert four - 1.035 * one > 0.9 * 1.5 * 25 * 2**20 / 5e9
+
+
+def test_kernels_that_compute_much_for_what_they_move_are_bound_by_compute_others_by_memory_bandwidth() -> None:
+    assert step(trace=traced(gflop=100.0, megabytes=10.0)).bound == "compute"
+    assert step(trace=traced(gflop=1.0, megabytes=1000.0)).bound == "memory bandwidth"
+
+
 def test_a_step_of_tiny_images_takes_as_long_as_its_kernel_launches() -> None:
-    tiny = RESNET50.model_copy(update={"forward_gflop": 1e-6, "saved_mib_mixed": 1e-6})
-    # 1,875 launches of some 10 microseconds.
-    assert 0.005 < step(TENSORS, A10G, tiny).seconds < 0.05
+    tiny = step(trace=traced(gflop=1e-6, megabytes=1e-6))
+    assert tiny.bound == "launch"
+    # 320 launches, 30 microseconds in the forward pass and 12 in the backward pass.
+    assert 0.006 < tiny.seconds < 0.02
+
+
+@given(loads)
+def test_adamw_never_makes_a_step_shorter_than_sgd_does(load: StepLoad) -> None:
+    sgd, adamw = (load.model_copy(update={"optimizer": name}) for name in ("sgd", "adamw"))
+    large = traced(parameters=1_000_000_000)
+    assert step(adamw, A10G, large).seconds >= step(sgd, A10G, large).seconds
+
+
+def test_a_gpu_with_published_speeds_has_a_narrower_band() -> None:
+    assert step(hardware=A10G.model_copy(update={"gpu": "A100-40GB"})).spread < step(hardware=A10G).spread
+
+
+def test_fp32_without_tf32_takes_longer() -> None:
+    full = TENSORS.model_copy(update={"precision": "fp32"})
+    turing = A10G.model_copy(update={"tf32": False, "fp32_tflops": 8.0})
+    assert step(full, turing).seconds > step(full, A10G).seconds
 
 
 def test_processes_that_share_the_cores_of_a_cpu_share_their_speed() -> None:
@@ -178,8 +256,9 @@ def test_an_unknown_model_or_gpu_has_an_unknown_time_all_the_way() -> None:
     assert throughput.step_time(missing, TENSORS, A10G) == missing
     assert throughput.train(missing, TENSORS, A10G, steps=1, val_samples=0) == missing
     assert throughput.lr_find(missing, TENSORS, A10G, steps=1, noise_micro_batches=0) == missing
-    nameless = A10G.model_copy(update={"peak_tflops": None})
-    assert isinstance(throughput.step_time(RESNET50, TENSORS, nameless), Unknown)
+    for figure in ("peak_tflops", "fp32_tflops", "bandwidth_gbs"):
+        nameless = A10G.model_copy(update={figure: None})
+        assert isinstance(throughput.step_time(RESNET50, TENSORS, nameless), Unknown)
     apple = A10G.model_copy(update={"device": "mps"})
     assert isinstance(throughput.step_time(RESNET50, TENSORS, apple), Unknown)
 

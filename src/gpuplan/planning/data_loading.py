@@ -1,0 +1,34 @@
+"""Seconds that the CPUs need to read, decode and augment the samples of one optimizer step.
+
+Called by `throughput`. Pure arithmetic; both rates are assumptions, with their evidence in docs/estimates-time.md.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from gpuplan.planning.machine import Hardware, StepLoad
+
+_JPEG_PER_VCPU = 100.0
+"""ImageNet-sized JPEG decoded, cropped and normalised a second."""
+_TENSORS_PER_VCPU = 5000.0
+"""Samples that lie in memory as tensors, collated a second."""
+
+
+class Loading(NamedTuple):
+    """Seconds of a step's samples, and how many processes work on them."""
+
+    seconds: float
+    processes: int
+    beside: bool
+    """They work while the GPU computes; otherwise the training process loads between its steps."""
+
+
+def loading(load: StepLoad, hardware: Hardware) -> Loading:
+    """Return the time to load a global batch: by `workers` processes a GPU, no faster than all vCPUs together."""
+    wanted = hardware.vcpus if load.workers is None else max(1, load.workers) * hardware.gpus
+    processes = min(hardware.vcpus, wanted)
+    samples = load.per_gpu_batch * load.accumulation * hardware.gpus
+    seconds = samples / (processes * (_JPEG_PER_VCPU if load.jpeg else _TENSORS_PER_VCPU))
+    return Loading(seconds, processes, beside=load.workers != 0 and hardware.device != "cpu")
