@@ -16,7 +16,7 @@ from gpuplan.core.explain import rule_broken, shown
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.core.units import gib_from_mib, learning_rate
-from gpuplan.planning import models
+from gpuplan.planning import shipped_traces
 from gpuplan.planning.advice import Question, advise
 from gpuplan.planning.advice_parts import Norm, norm_of
 from gpuplan.planning.batch_ways import Machine
@@ -235,15 +235,17 @@ def _norm(model: str | None, norm: str | None) -> Norm:
     Raises:
         UsageError: there is no such model or normalisation.
     """
-    if model is not None and ":" not in model and model not in models.table():
-        raise UsageError(f"--model {model!r} is not known", why=did_you_mean(model, models.table()), fix="--norm batch")
+    if model is not None and ":" not in model and model not in shipped_traces.names():
+        raise UsageError(
+            f"--model {model!r} is not known", why=did_you_mean(model, shipped_traces.names()), fix="--norm batch"
+        )
     if norm is not None:
         known: tuple[Norm, ...] = get_args(Norm)
         found = next((name for name in known if name == norm), None)
         if found is None:
             raise UsageError(f"--norm {norm!r} is not known", why=did_you_mean(norm, known), fix="--norm batch")
         return found
-    return "unknown" if model is None else norm_of(models.lookup(model))
+    return "unknown" if model is None else norm_of(shipped_traces.example(model))
 
 
 def _question(**given: Any) -> Question:  # noqa: ANN401 - the model judges what each is

@@ -14,7 +14,7 @@ from gpuplan.workload.schema import MOST_ACCUMULATION
 from gpuplan_job.sampling import EpochLayout
 
 if TYPE_CHECKING:
-    from gpuplan.planning.models import ModelFacts
+    from gpuplan_job.step_trace import StepTrace
 
 Norm = Literal["batch", "group", "layer", "none", "unknown"]
 
@@ -174,13 +174,16 @@ def batchnorm(samples_per_gpu: int | None, norm: Norm) -> BatchNorm:
     return BatchNorm(norm=norm, samples_per_gpu=seen, verdict="small" if samples_per_gpu < BATCHNORM_NEEDS else "ok")
 
 
-def norm_of(facts: ModelFacts | Unknown) -> Norm:
-    """Return whether a torchvision model has BatchNorm: the one kind of layer with running statistics.
-
-    Swin's buffers are tables of positions.
-    """
-    if isinstance(facts, Unknown):
+def norm_of(trace: StepTrace | None) -> Norm:
+    """Return the normalisation among a step's kernels; BatchNorm, whose statistics the batch sets, before others."""
+    if trace is None:
         return "unknown"
-    if facts.buffers and not facts.name.startswith("swin_"):
-        return "batch"
-    return "layer" if facts.name.startswith(("convnext_", "swin_", "vit_")) else "none"
+    names = " ".join(trace.operations.name)
+    return next((norm for norm, kernel in _NORM_KERNELS if kernel in names), "none")
+
+
+_NORM_KERNELS: tuple[tuple[Norm, str], ...] = (
+    ("batch", "batch_norm"),
+    ("group", "group_norm"),
+    ("layer", "layer_norm"),
+)

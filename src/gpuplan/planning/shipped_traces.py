@@ -76,6 +76,12 @@ def find(request: TraceRequest) -> Shipped | None:
     return Shipped(scaled, 0.0 if exact else _ROUNDING_PIXELS / side, f"torchvision {request.model}, {how}")
 
 
+def example(model: str) -> StepTrace | None:
+    """Return some trace of a model, for what does not depend on image size or arithmetic; None if none ships."""
+    index, traces = _lines(model)
+    return StepTrace.from_json(traces[0]) if index else None
+
+
 def _at_side(model: str, arithmetic: Arithmetic, sides: Sequence[int], side: int) -> tuple[StepTrace | None, str]:
     below = [known for known in sides if known <= side]
     above = [known for known in sides if known >= side]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning import memory, throughput
 from gpuplan.planning.cost import cost
 from gpuplan.planning.finder import Finder, Option, choose
 from gpuplan.planning.limits import disk_gb
-from gpuplan.planning.models import lookup
 from gpuplan.planning.placement import (
     Placement,
     device,
@@ -26,10 +26,11 @@ from gpuplan_job.contract import SweepSpec
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan, StepBatch
     from gpuplan.planning.inputs import PlanInputs
-    from gpuplan.planning.models import ModelFacts
+    from gpuplan_job.step_trace import StepTrace
 
 NOISE_MICRO_BATCHES = 16
 """Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
+_MINUTE = 60.0
 _FORWARD_SHARE = 1 / 3
 """A forward pass costs about a third of a training step."""
 
@@ -62,12 +63,11 @@ def finder_plan(inputs: PlanInputs, batches: BatchPlan) -> FinderPlan | None:
 
 def train_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
     """Return the planned training on all GPUs."""
-    place = place_training(inputs)
-    same_gpu = _finder(inputs, batches).place.gpu == place.gpu
+    place, finder = place_training(inputs), _finder(inputs, batches).place
     work = _Work(
         batches.train,
         batches.steps_per_epoch * inputs.settings.workload.epochs,
-        measured_scale=_measured_scale(inputs, batches) if same_gpu else None,
+        measured_scale=_measured_scale(inputs, batches, finder, place) if finder.gpu == place.gpu else None,
         spot=_spot(inputs),
     )
     return _step_plan(inputs, place, work, _training_time(inputs, place, batches))
@@ -87,7 +87,7 @@ def _sweep(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
 
 def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
     load, sweep = _load(inputs, batches.lr_find), _sweep(inputs, batches)
-    one = throughput.step_time(_facts(inputs), load, place.hardware)
+    one = throughput.step_time(_trace(inputs), load, place.hardware)
     steps = sweep.runs * sweep.iterations
     return throughput.lr_find(one, load, place.hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
 
@@ -95,7 +95,7 @@ def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -
 def _training_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
     epochs = inputs.settings.workload.epochs
     load = _load(inputs, batches.train)
-    one = throughput.step_time(_facts(inputs), load, place.hardware)
+    one = throughput.step_time(_trace(inputs), load, place.hardware)
     validated = inputs.data.val_samples * epochs
     return throughput.train(one, load, place.hardware, steps=batches.steps_per_epoch * epochs, val_samples=validated)
 
@@ -193,9 +193,9 @@ def _memory(
     return memory.estimate(inputs.traced(), process, place.memory_mib)
 
 
-def _facts(inputs: PlanInputs) -> ModelFacts | Unknown:
-    side = inputs.settings.workload.image_size or max(inputs.data.height, inputs.data.width)
-    return lookup(inputs.settings.workload.model, side, inputs.data.classes)
+def _trace(inputs: PlanInputs) -> StepTrace | Unknown:
+    traced = inputs.traced()
+    return traced if isinstance(traced, Unknown) else traced.step
 
 
 def _load(inputs: PlanInputs, batch: StepBatch) -> throughput.StepLoad:
@@ -211,8 +211,28 @@ def _load(inputs: PlanInputs, batch: StepBatch) -> throughput.StepLoad:
     )
 
 
-def _measured_scale(inputs: PlanInputs, batches: BatchPlan) -> float:
-    """Return training-step seconds per finder-step second: accumulation, validation, CPU processes sharing cores."""
+def _measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, place: Placement) -> float | None:
+    """Return seconds of a training step, validation included, per second of a finder step on the same GPU.
+
+    It is the ratio of the two estimates, so it holds what only the training has: accumulation, all-reduce, other
+    batches. None where data loading bounds one of them and not the other: then one says nothing of the other.
+    """
+    train, find = (_load(inputs, batch) for batch in (batches.train, batches.lr_find))
+    one = throughput.step_time(_trace(inputs), find, finder.hardware)
+    all_of_them = throughput.step_time(_trace(inputs), train, place.hardware)
+    if device(inputs) == "cpu" or isinstance(one, Unknown) or isinstance(all_of_them, Unknown):
+        return _plain_scale(inputs, batches)
+    if (one.bound == "data loading") != (all_of_them.bound == "data loading"):
+        return None
+    validated = inputs.data.val_samples / batches.steps_per_epoch
+    step = throughput.train(all_of_them, train, place.hardware, steps=1, val_samples=round(validated))
+    if isinstance(step, Unknown):
+        return None
+    return (step.hours.p50 * SECONDS_PER_HOUR - place.hardware.startup_minutes[0] * _MINUTE) / one.seconds
+
+
+def _plain_scale(inputs: PlanInputs, batches: BatchPlan) -> float:
+    """Return the same where no estimate helps: accumulation, batch, validation, CPU processes sharing cores."""
     shared = batches.train.world_size // inputs.settings.launch.nodes if device(inputs) == "cpu" else 1
     size = batches.train.per_gpu / batches.lr_find.per_gpu
     validation = 1 + _FORWARD_SHARE * inputs.data.val_samples / inputs.data.train_samples

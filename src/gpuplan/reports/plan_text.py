@@ -121,7 +121,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         yield "bound", f"{train.bound}{known.replace('GPUs', 'processes') if plan.device == 'cpu' else known}"
     yield (
         "estimates",
-        "rough, from published model sizes and throughput; bands are in -o json, method in docs/estimates.md",
+        "from the trace of a step and published speeds; bands are in -o json, errors in docs/estimates.md",
     )
     yield from _limits(plan)
     yield from money_facts(plan, today)

@@ -211,6 +211,7 @@ _NO_KERNEL = {
     torch.ops.aten.new_empty_strided,
     torch.ops.aten.detach,
     torch.ops.aten.lift_fresh,
+    torch.ops.aten._unsafe_view,  # noqa: SLF001 - its name
 }
 
 

@@ -18,8 +18,10 @@ def sequences(draw: st.DrawFn) -> list[Step]:
     for number in range(draw(st.integers(1, 40))):
         steps.append(Step(number, draw(st.integers(1, MIB) | st.integers(MIB, 64 * MIB))))
         live.append(number)
-        while live and draw(st.integers(0, 1)):
-            steps.append(Step(live.pop(draw(st.integers(0, len(live) - 1))), 0))
+        for _ in range(draw(st.integers(0, 2))):
+            if live:
+                freed = draw(st.integers(0, len(live) - 1))
+                steps.append(Step(live.pop(freed), 0))
     return steps
 
 
