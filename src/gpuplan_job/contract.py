@@ -164,6 +164,8 @@ class Measured:
     peak_gib: float | None
     """Peak memory the device's allocator reserved in GiB; on CPU the process's peak RSS. None: not measurable."""
     device: str
+    busy_seconds: float | None = None
+    """Median wall time of an optimizer step without the wait for its data; None where the two were not told apart."""
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,7 @@ def range_test(
         noise_scale=noise_scale,
         measured=Measured(
             step_seconds=pace.step_seconds,
+            busy_seconds=pace.busy_seconds,
             samples_per_second=pace.samples_per_second,
             peak_gib=runtime.peak_gib(device),
             device=runtime.device_name(device),

@@ -40,8 +40,10 @@ class Pace:
         self._untimed = 0
         self._last_step = clock()
         self._last_report = -math.inf
+        self._arrived = self._last_step
         self._warm_up: list[float] = []
         self._seconds: list[float] = []
+        self._busy: list[float] = []
 
     def begin(self, phase: str, done: int) -> None:
         """Enter a phase that starts when `done` steps are done, never going back; its first steps are warm-up."""
@@ -50,13 +52,20 @@ class Pace:
         self._last_step = self._clock()
         self._report({})
 
+    def arrived(self) -> None:
+        """Note that the data of the next step is there: from here on the step is the device's own work."""
+        self._arrived = self._clock()
+
     def stepped(self, learning_rate: float, loss: float, *, taken: bool = True) -> None:
         """Count one optimizer step, its data loading included; the device must have finished it.
 
         One that the loss scaler did not let happen is not `taken`: it is no progress, and timed only as a warm-up is.
         """
         now = self._clock()
-        (self._seconds if taken and self._untimed <= 0 else self._warm_up).append(now - self._last_step)
+        timed = taken and self._untimed <= 0
+        (self._seconds if timed else self._warm_up).append(now - self._last_step)
+        if timed:
+            self._busy.append(now - max(self._arrived, self._last_step))
         self._last_step = now
         self._untimed -= 1
         if taken:
@@ -68,6 +77,11 @@ class Pace:
         """Median seconds of a step after warm-up; of the warm-up steps where there were no others, 0 before any."""
         timed = self._seconds or self._warm_up
         return statistics.median(timed) if timed else 0.0
+
+    @property
+    def busy_seconds(self) -> float | None:
+        """Median seconds of a step after warm-up without the wait for its data; None where no step was timed."""
+        return statistics.median(self._busy) if self._busy else None
 
     @property
     def samples_per_second(self) -> float:

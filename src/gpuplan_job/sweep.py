@@ -76,6 +76,7 @@ class Sweeper:
             return Curve(rates, losses, reason, rate, seed)
 
         for batches in steps:
+            self.pace.arrived()
             rate = self.learning_rate(len(rates))
             for group, share in zip(optimizer.param_groups, shares, strict=True):
                 group["lr"] = rate * share

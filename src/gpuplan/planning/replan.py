@@ -30,8 +30,10 @@ def replan(plan: LaunchPlan, measured: Measured) -> Replan | None:
     step = plan.step("train")
     if step is None or step.measured_scale is None:
         return None
+    # A finder of few vCPUs may wait for data where the training does not: each has its own loading time.
+    busy = measured.step_seconds if measured.busy_seconds is None else measured.busy_seconds
     time = from_measured(
-        measured.step_seconds * step.measured_scale,
+        max(busy * step.measured_scale, step.loading_seconds),
         step.optimizer_steps,
         step.startup_minutes,
         step.batch.global_batch,

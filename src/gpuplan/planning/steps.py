@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning import memory, throughput
 from gpuplan.planning.cost import cost
 from gpuplan.planning.finder import Finder, Option, choose
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
 NOISE_MICRO_BATCHES = 16
 """Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
-_MINUTE = 60.0
 _FORWARD_SHARE = 1 / 3
 """A forward pass costs about a third of a training step."""
 
@@ -68,6 +66,7 @@ def train_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
         batches.train,
         batches.steps_per_epoch * inputs.settings.workload.epochs,
         measured_scale=_measured_scale(inputs, batches, finder, place) if finder.gpu == place.gpu else None,
+        loading_seconds=_loading_seconds(inputs, batches, place),
         spot=_spot(inputs),
     )
     return _step_plan(inputs, place, work, _training_time(inputs, place, batches))
@@ -108,6 +107,7 @@ class _Work:
     optimizer_steps: int
     sweep: SweepSpec | None = None
     measured_scale: float | None = None
+    loading_seconds: float = 0.0
     spot: bool = False
 
 
@@ -151,6 +151,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         samples_per_second=time if isinstance(time, Unknown) else time.samples_per_second,
         startup_minutes=place.hardware.startup_minutes,
         measured_scale=work.measured_scale,
+        loading_seconds=work.loading_seconds,
         rate_usd_per_hour=place.rate,
         cost_usd=cost(place.rate, hours, place.instances),
     )
@@ -211,29 +212,32 @@ def _load(inputs: PlanInputs, batch: StepBatch) -> throughput.StepLoad:
     )
 
 
-def _measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, place: Placement) -> float | None:
+def _measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, place: Placement) -> float:
     """Return seconds of a training step, validation included, per second of a finder step on the same GPU.
 
-    It is the ratio of the two estimates, so it holds what only the training has: accumulation, all-reduce, other
-    batches. None where data loading bounds one of them and not the other: then one says nothing of the other.
+    It is the ratio of the two estimates, data loading left out, so it holds what only the training has: accumulation,
+    all-reduce, other batches.
     """
-    train, find = (_load(inputs, batch) for batch in (batches.train, batches.lr_find))
-    one = throughput.step_time(_trace(inputs), find, finder.hardware)
-    all_of_them = throughput.step_time(_trace(inputs), train, place.hardware)
-    if device(inputs) == "cpu" or isinstance(one, Unknown) or isinstance(all_of_them, Unknown):
+    one = throughput.step_time(_trace(inputs), _load(inputs, batches.lr_find), finder.hardware)
+    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train), place.hardware)
+    if device(inputs) == "cpu" or isinstance(one, Unknown) or isinstance(training, Unknown):
         return _plain_scale(inputs, batches)
-    if (one.bound == "data loading") != (all_of_them.bound == "data loading"):
-        return None
-    validated = inputs.data.val_samples / batches.steps_per_epoch
-    step = throughput.train(all_of_them, train, place.hardware, steps=1, val_samples=round(validated))
-    if isinstance(step, Unknown):
-        return None
-    return (step.hours.p50 * SECONDS_PER_HOUR - place.hardware.startup_minutes[0] * _MINUTE) / one.seconds
+    return training.computing / one.computing * (1 + _FORWARD_SHARE * _validated(inputs))
+
+
+def _loading_seconds(inputs: PlanInputs, batches: BatchPlan, place: Placement) -> float:
+    """Return the seconds in which a training step's data are loaded beside the GPUs, with its share of validation."""
+    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train), place.hardware)
+    return 0.0 if isinstance(training, Unknown) else training.loading * (1 + _validated(inputs))
+
+
+def _validated(inputs: PlanInputs) -> float:
+    """Return validation samples per training sample."""
+    return inputs.data.val_samples / inputs.data.train_samples
 
 
 def _plain_scale(inputs: PlanInputs, batches: BatchPlan) -> float:
     """Return the same where no estimate helps: accumulation, batch, validation, CPU processes sharing cores."""
     shared = batches.train.world_size // inputs.settings.launch.nodes if device(inputs) == "cpu" else 1
     size = batches.train.per_gpu / batches.lr_find.per_gpu
-    validation = 1 + _FORWARD_SHARE * inputs.data.val_samples / inputs.data.train_samples
-    return batches.train.accumulation * size * shared * validation
+    return batches.train.accumulation * size * shared * (1 + _FORWARD_SHARE * _validated(inputs))

@@ -78,6 +78,10 @@ class StepTime(Frozen):
     spread: float
     """p90 / p50 of the seconds."""
     how: str
+    computing: float = 0.0
+    """Seconds that the GPUs take, all-reduce included; data loading that goes on beside them is not."""
+    loading: float = 0.0
+    """Seconds that loading the data takes beside them."""
 
 
 class TimeEstimate(Frozen):
@@ -123,6 +127,8 @@ def step_time(trace: StepTrace | Unknown, load: StepLoad, hardware: Hardware) ->
         spread=_spread(hardware),
         how=f"compute {compute:.3g} s, all-reduce not hidden {reduce:.2g} s, "
         f"data loading {data.seconds:.3g} s by {data.processes} processes a step",
+        computing=compute + reduce,
+        loading=beside,
     )
 
 

@@ -78,8 +78,8 @@ def test_the_best_are_marked_in_words(capsys: Capture) -> None:
 
 
 def test_the_instance_that_is_named_is_found_in_the_list(capsys: Capture) -> None:
-    text = run(capsys, "compare", "--instance", "g5", *IMAGENET)
-    assert " yours       g5.12xlarge is row " in text
+    text = run(capsys, "compare", "--instance", "g6", *IMAGENET)
+    assert " yours       g6.12xlarge is row " in text
     assert "more than the cheapest" in text
     assert "local" not in listed(capsys, "--instance", "g5")
 

@@ -41,6 +41,18 @@ def test_the_median_step_leaves_out_each_phases_first_steps() -> None:
     assert pace.samples_per_second == 64.0
 
 
+def test_the_wait_for_data_is_told_from_the_work() -> None:
+    pace, clock, _ = paced(20)
+    assert pace.busy_seconds is None
+    pace.begin("sweep 1 of 1", 0)
+    for _ in range(5):
+        clock.now += 2.0
+        pace.arrived()
+        clock.now += 0.5
+        pace.stepped(0.1, 1.0)
+    assert (pace.step_seconds, pace.busy_seconds) == (2.5, 0.5)
+
+
 def test_with_warm_up_steps_only_those_are_what_there_is() -> None:
     pace, clock, _ = paced(20)
     assert pace.step_seconds == 0

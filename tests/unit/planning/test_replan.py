@@ -69,13 +69,27 @@ def test_the_cost_is_the_rate_times_the_new_hours(make_plan: MakePlan, seconds: 
     assert found.cost_usd == cost(train.rate_usd_per_hour, found.time_hours)
 
 
-def test_accumulation_multiplies_the_step(make_plan: MakePlan) -> None:
+def test_accumulation_takes_as_many_micro_batches_and_fewer_all_reduces(make_plan: MakePlan) -> None:
     def hours(accumulate: int) -> float:
         values = G5 | {"workload.accumulate": accumulate, "workload.data": "fake:3x32x32:10:57024"}
         return again(make_plan(values), 100.0).time_hours.p50
 
-    # As many samples in as many micro-batches: the same time.
-    assert hours(2) == pytest.approx(hours(1), rel=0.01)
+    assert 0.5 * hours(1) < hours(2) < hours(1)
+
+
+def test_a_finder_that_waits_for_data_does_not_slow_the_training_down(make_plan: MakePlan) -> None:
+    plan = make_plan(G5 | {"workload.data": "imagenet", "workload.model": "resnet50"})
+    starved = replace(measured(10.0), busy_seconds=0.2)
+    assert replan(plan, starved) == replan(plan, measured(0.2))
+
+
+def test_the_training_s_own_data_loading_is_the_least_a_step_takes(make_plan: MakePlan) -> None:
+    plan = make_plan(G5 | {"workload.data": "imagenet", "workload.model": "resnet50"})
+    train = plan.step("train")
+    assert train is not None
+    assert train.loading_seconds > 0
+    hours = again(plan, 1e-6).time_hours.p50 - train.startup_minutes[0] / 60
+    assert hours == pytest.approx(train.loading_seconds * train.optimizer_steps / 3600)
 
 
 def test_a_measured_peak_moves_the_training_s_by_as_much_as_it_missed_its_own_estimate(make_plan: MakePlan) -> None:

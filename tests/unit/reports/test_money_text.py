@@ -106,7 +106,7 @@ def test_a_charge_without_a_price_is_named_as_not_counted_with_the_reason(make_p
 
 def test_elsewhere_compares_and_says_that_nothing_runs_there(make_plan: MakePlan) -> None:
     [line] = facts(make_plan(IMAGENET))["elsewhere"]
-    assert "EC2 on demand $80.39" in line
+    assert "EC2 on demand $97.27" in line
     assert "at $5.67/h (2026-07-20, 125 days old)" in line
     assert "at $2.18/h (sampled 2025-09..2026-05, it moves)" in line
     assert "SageMaker spot unknown (its discount is not published)" in line
