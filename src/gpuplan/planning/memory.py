@@ -189,6 +189,7 @@ _HOW = {
     "DDP buckets": "one more copy of all gradients",
     "half-precision weights": "autocast's copies, kept for the backward pass",
     "inputs": "the batch itself",
+    "cuBLAS workspaces": "one for the forward pass, one for autograd's thread",
     "activations": "kept for the backward pass",
     "temporaries": "gradients on their way and results nobody keeps",
 }

@@ -74,8 +74,8 @@ class StepPlan(Frozen):
     startup_minutes: tuple[float, float]
     """Billed minutes before the first step, p50 and p90."""
     measured_scale: float | None = None
-    """Seconds of a training step per second of a measured finder step, both without the wait for data, the first with its
-    share of validation; None: lr-find runs on another GPU."""
+    """Seconds of a training step, with its share of validation, per second of a measured finder step, both without the
+    wait for data; None: lr-find runs on another GPU."""
     loading_seconds: float = 0.0
     """Seconds that loading a training step's data takes beside the GPUs, with its share of validation."""
     rate_usd_per_hour: Rate | Unknown

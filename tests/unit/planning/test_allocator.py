@@ -86,11 +86,3 @@ def test_the_least_capacity_fits_and_lies_between_use_and_hold(steps: list[Step]
     least = least_capacity(steps)
     assert free.allocated <= least <= free.reserved
     assert replay(steps, least).fits
-
-
-@given(sequences())
-def test_a_sequence_takes_nothing_twice(steps: list[Step]) -> None:
-    ended = [Step(step.number, 0) for step in steps if step.size and Step(step.number, 0) not in steps]
-    again = [Step(step.number + 1000, step.size) for step in steps]
-    once = replay([*steps, *ended])
-    assert replay([*steps, *ended, *again]).reserved == once.reserved, "a second run finds the blocks of the first"

@@ -43,7 +43,7 @@ def test_time_is_steps_times_the_measured_step_and_the_start_up(make_plan: MakeP
     assert train is not None
     assert train.measured_scale is not None
     hours = again(plan, seconds).time_hours
-    busy = train.optimizer_steps * train.measured_scale * seconds / 3600
+    busy = train.optimizer_steps * max(train.measured_scale * seconds, train.loading_seconds) / 3600
     assert hours.p50 == pytest.approx(busy + train.startup_minutes[0] / 60)
     assert hours.p90 > busy + train.startup_minutes[1] / 60
 
