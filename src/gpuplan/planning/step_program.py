@@ -16,10 +16,22 @@ if TYPE_CHECKING:
     from gpuplan_job.step_trace import StepTrace
 
 Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
-Loop = Literal["lightning", "plain", "plain, gradients set to zero last"]
+Loop = Literal[
+    "lightning",
+    "plain",
+    "plain, gradients set to zero before backward",
+    "plain, gradients set to zero last",
+    "plain, gradients zeroed in place",
+]
+"""Where gradients end. Lightning drops them after the forward pass, a plain loop in its first line, unless it says
+otherwise; zeroed in place (`set_to_none=False`, the default before torch 2.0) they never end."""
 
-ITERATIONS = 3
-"""After the third nothing new is reserved: the first has no optimizer state, the second finds its blocks in the way."""
+ITERATIONS = 4
+"""Without a bound nothing new is reserved after the third: the first has no optimizer state, the second finds its
+blocks in the way. Within a bound the fourth may still run out of memory (VGG-16 in benchmarks/memory_accuracy.py)."""
+_CUBLAS_WORKSPACE = 4096 * 2 * 1024 + 16 * 8 * 1024
+"""Bytes of `:4096:2:16:8`, torch's default, which the caching allocator makes for each handle at its first product and
+keeps: one for the forward pass, one for autograd's thread (CUDABlas.cpp, CublasHandlePool.cpp). Hopper: 32 MiB each."""
 _BUCKET = 25 * MIB
 _FIRST_BUCKET = MIB
 """Of DistributedDataParallel: gradients are reduced in buckets of 25 MiB, the first of 1 MiB."""
@@ -87,6 +99,8 @@ class Around:
     loop: Loop
     buckets: bool
     """Whether DistributedDataParallel keeps a second copy of the gradients."""
+    cublas_workspaces: bool = True
+    """False where CUBLAS_WORKSPACE_CONFIG=:0:0 takes them from cuBLAS."""
 
 
 KINDS = ("activations", "half-precision weights", "gradients", "temporaries")
@@ -114,6 +128,7 @@ class _Assembly:
         self.gradients: list[int] = []
         self.inputs: list[int] = []
         self.outputs: list[int] = []
+        self.workspaces = 0 if around.cublas_workspaces else 2
         self.live: dict[int, int] = {}
         """Of the step's allocations those alive, with their numbers in the program."""
 
@@ -136,14 +151,16 @@ class _Assembly:
 
     def _iteration(self) -> None:
         loop = self.around.loop
-        self._load()
         if loop == "plain":
             self._zero_gradients()
+        self._load()
+        self._make_workspace(1)
         self._follow(self.trace.forward)
         self.program.free(self.outputs)
         self.outputs = []
-        if loop == "lightning":
+        if loop in {"lightning", "plain, gradients set to zero before backward"}:
             self._zero_gradients()
+        self._make_workspace(2)
         self._follow(self.trace.backward)
         self._end_step()
         self._optimize()
@@ -151,13 +168,15 @@ class _Assembly:
             self._zero_gradients()
 
     def _load(self) -> None:
-        """Bring the next batch to the GPU. A plain loop still holds the last one while it does, Lightning does not."""
-        old, self.inputs = self.inputs, []
-        if self.around.loop == "lightning":
-            self.program.free(old)
+        """Bring the next batch to the GPU; the last one ended when the loop bound its name to the next on the CPU."""
+        self.program.free(self.inputs)
         self.inputs = [self.program.make(round(size * self.around.batch), "inputs") for size in self.trace.inputs]
-        if self.around.loop != "lightning":
-            self.program.free(old)
+
+    def _make_workspace(self, wanted: int) -> None:
+        """Give cuBLAS its workspaces up to `wanted`."""
+        while self.workspaces < wanted:
+            self.program.make(_CUBLAS_WORKSPACE, "cuBLAS workspaces")
+            self.workspaces += 1
 
     def _zero_gradients(self) -> None:
         self.program.free(self.gradients)
@@ -166,12 +185,18 @@ class _Assembly:
     def _follow(self, steps: Sequence[int]) -> None:
         held = set() if self.around.loop == "lightning" else set(self.trace.outputs)
         columns = self.trace.allocations
+        kept = self.around.loop == "plain, gradients zeroed in place" and bool(self.gradients)
+        added: list[int] = []
         for step in steps:
             index = abs(step) - 1
             if step > 0:
+                self.program.free(added)
                 self.live[index] = self.program.make(self.sizes[index], self.kinds[index], columns.module[index])
+                # Where the last gradient is still there, a new one is added to it and ends.
+                added = [self.live.pop(index)] if kept and self.kinds[index] == "gradients" else []
             elif index not in held:
                 self.program.free([self.live.pop(index)])
+        self.program.free(added)
 
     def _end_step(self) -> None:
         """Sort what the step has left: gradients, outputs a plain loop holds, and caches of the model, made anew."""

@@ -5,6 +5,7 @@ A dispatch mode over fake tensors, entered by `step`. It changes no result and j
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -110,7 +111,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             number = self.index(tensor)
             if number is not None:
                 found.allocations[number].kind = GRADIENT
-        return replace(found, forward=list(found.forward), backward=list(found.backward))
+        return replace(found, forward=_settled(found.forward), backward=_settled(found.backward))
 
     def index(self, tensor: Tensor) -> int | None:
         """Return the number of the allocation that a tensor lies in, None if it is not of this step."""
@@ -178,6 +179,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch lea
             self._stack.pop()
 
 
+def _settled(program: list[int]) -> list[int]:
+    """Return a program with the order of frees that follow one another fixed, which the allocator does not see.
+
+    Autocast empties its cache of half-precision weights in the order of their addresses: another one each time.
+    """
+    groups = itertools.groupby(program, key=lambda step: step < 0)
+    return [step for freed, steps in groups for step in (sorted(steps, reverse=True) if freed else steps)]
+
+
 def _extent(tensor: Tensor) -> int:
     """Return the bytes a kernel touches of a tensor; an expanded one is read from less memory than it seems to have."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
@@ -204,6 +214,8 @@ _NO_KERNEL = {
 
 
 def _guess(tensor: Tensor) -> bool | float | int:
+    """Return what a tensor asked for its value may hold: masks are all ones, and no random draw leaves a layer out."""
     if tensor.dtype == torch.bool:
-        return True
+        # What is drawn on the CPU decides on layers to skip (transformers' LayerDrop: torch.rand([]) < 0).
+        return tensor.device.type != "cpu"
     return 1.0 if tensor.is_floating_point() else 1

@@ -20,7 +20,7 @@ from gpuplan_job.failures import JobError
 from gpuplan_job.trace.fake_cuda import without_initialization
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gpuplan_job.step_trace import InputSpec, TraceRequest
 
@@ -78,8 +78,7 @@ def forward(network: nn.Module, samples: tuple[Tensor, Tensor], inputs: InputSpe
         return Outcome([_scalar(loss, network)], [])
     output: Any = network(data, labels=data) if inputs.kind == "tokens" else network(data)
     if getattr(output, "loss", None) is not None:
-        held = [part.detach() for part in (getattr(output, "logits", None),) if isinstance(part, Tensor)]
-        return Outcome([_scalar(output.loss, network)], held)
+        return Outcome([_scalar(output.loss, network)], [part.detach() for part in _tensors(output)])
     logits = output["out"] if isinstance(output, dict) and "out" in output else output
     if not isinstance(logits, Tensor):
         raise JobError(
@@ -92,6 +91,20 @@ def forward(network: nn.Module, samples: tuple[Tensor, Tensor], inputs: InputSpe
     else:
         loss = optim.loss(logits, targets, 0.0)
     return Outcome([_scalar(loss, network)], [logits.detach()])
+
+
+def _tensors(output: object) -> Iterator[Tensor]:
+    """Yield the tensors in what a model returned: logits, and where it has them the keys and values of a cache."""
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for part in output.values():
+            yield from _tensors(part)
+    elif isinstance(output, list | tuple):
+        for part in output:
+            yield from _tensors(part)
+    elif hasattr(output, "__dict__"):
+        yield from _tensors(vars(output))
 
 
 def _scalar(loss: object, network: nn.Module) -> Tensor:
