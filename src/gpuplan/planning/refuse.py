@@ -33,6 +33,11 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
             fix=f"like it: {', '.join(plan.substitutes)}    still: gpuplan plan works for comparison; "
             "--allow-retired launches anyway",
         )
+    if ":" in plan.workload.model:
+        raise UsageError(
+            f"--model {plan.workload.model} can be planned, and this version trains torchvision's models only",
+            fix="gpuplan memory and gpuplan plan tell what it takes; --model resnet50 trains",
+        )
     in_aws = any(step.limits for step in plan.steps)
     if plan.data.plan_only:
         raise UsageError(

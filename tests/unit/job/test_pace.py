@@ -42,8 +42,8 @@ def test_the_median_step_leaves_out_each_phases_first_steps() -> None:
 
 
 def test_the_wait_for_data_is_told_from_the_work() -> None:
+    assert paced(20)[0].busy_seconds is None
     pace, clock, _ = paced(20)
-    assert pace.busy_seconds is None
     pace.begin("sweep 1 of 1", 0)
     for _ in range(5):
         clock.now += 2.0
