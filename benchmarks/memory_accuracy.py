@@ -41,7 +41,7 @@ class Estimated:
     reserved: int
     allocated: int
     least: int
-    """Smallest capacity that it fits in."""
+    """Smallest capacity that it fits in, or one below all that are asked about."""
     seconds: float
 
 
@@ -49,7 +49,8 @@ def estimate(run: Run, trace: StepTrace) -> Estimated:
     """Assemble a run's iterations and replay them."""
     started = time.perf_counter()
     steps = assemble(trace, run.around).steps
-    found, least = replay(steps, run.capacity), least_capacity(steps)
+    asked = min(decision.capacity for decision in run.decisions)
+    found, least = replay(steps, run.capacity), least_capacity(steps, above=int(asked / (1 + MARGIN)))
     return Estimated(run, trace, found.reserved, found.allocated, least, time.perf_counter() - started)
 
 

@@ -184,18 +184,21 @@ def replay(steps: Sequence[Step], capacity: int | None = None) -> Replay:
     return Replay(fits, allocator.most_reserved, allocator.most_allocated)
 
 
-def least_capacity(steps: Sequence[Step], *, tolerance: float = 0.005) -> int:
+def least_capacity(steps: Sequence[Step], *, above: int = 0, tolerance: float = 0.005) -> int:
     """Return the smallest capacity in bytes in which a sequence fits, and fits in every larger one.
 
     It is not found by bisection: a sequence may fit in less and not in more, where the bound that makes the allocator
     give cached blocks back early keeps it from cutting them up. A gap narrower than `tolerance`, a share of the
-    capacity, may go unnoticed.
+    capacity, may go unnoticed. At or under `above` it is not looked for: the result is then some capacity that fits,
+    and not more than `above`.
     """
     found = replay(steps)
     capacity = least = found.reserved
     while found.fits:
         # Nothing passed found.reserved, so every capacity from there up to this one has the same course.
         least = found.reserved
-        capacity = min(least - 1, int(capacity * (1 - tolerance)))
+        if least <= above:
+            break
+        capacity = max(min(least - 1, int(capacity * (1 - tolerance))), above)
         found = replay(steps, capacity)
     return least

@@ -48,3 +48,14 @@ def test_no_looked_at_capacity_above_the_least_runs_out(steps: list[Step]) -> No
         found = replay(steps, capacity)
         assert found.fits
         capacity = min(found.reserved - 1, int(capacity * 0.999))
+
+
+@given(sequences(), st.integers(0, 2000))
+def test_whether_it_fits_can_be_told_without_searching_below_what_there_is(steps: list[Step], mebibytes: int) -> None:
+    there_is = mebibytes * MIB
+    quick = least_capacity(steps, above=there_is)
+    assert replay(steps, quick).fits
+    if quick <= there_is:
+        assert replay(steps, there_is).fits
+    else:
+        assert quick <= replay(steps).reserved
