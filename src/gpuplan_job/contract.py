@@ -1,6 +1,6 @@
 """The one door between client and job: the files a job reads and writes, as stdlib dataclasses <-> JSON.
 
-Both packages import this module. It must stay standard library only, and every reader must refuse what does not fit.
+Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FAILURE_FILE = "failure.json"
 PROGRESS_PREFIX = "gpuplan.progress "
 """A log line that starts so carries one `Progress`; every backend that streams logs streams progress."""
 JOB_DIR_VARIABLE = "GPUPLAN_JOB_DIR"
-"""Environment variable with the job's output folder, inherited by every process of the job: how its tree is found."""
+"""Variable with the job's output folder, inherited by every process of the job: how its tree is found."""
 
 Precision = Literal["fp32", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
@@ -74,9 +74,7 @@ class SweepSpec:
     lr_max: float
     reference_steps: int
     """T: optimizer steps the whole training would take on one GPU at the sweep's own batch (same epochs).
-
-    Rules normalise by iterations / T; the transfer policy then goes from that one GPU to all of them.
-    """
+    Rules normalise by iterations / T; the transfer policy then goes from that one GPU to all of them."""
     noise_micro_batches: int
     """Micro-batches at frozen weights for the gradient noise scale; 0 skips the measurement."""
 
@@ -147,9 +145,8 @@ class NoiseScale:
     @property
     def samples(self) -> float | None:
         """B_noise in samples, or None where the measurement carries no signal."""
-        if self.squared_gradient <= 0 or self.trace_covariance < 0:
-            return None
-        ratio = self.trace_covariance / self.squared_gradient
+        signal = self.squared_gradient > 0 and self.trace_covariance >= 0
+        ratio = self.trace_covariance / self.squared_gradient if signal else math.inf
         return ratio if math.isfinite(ratio) else None
 
 
@@ -165,7 +162,7 @@ class Measured:
     """Peak memory the device's allocator reserved in GiB; on CPU the process's peak RSS. None: not measurable."""
     device: str
     busy_seconds: float | None = None
-    """Median wall time of an optimizer step without the wait for its data; None where the two were not told apart."""
+    """The same without the wait for data; None where the two were not told apart."""
 
 
 @dataclass(frozen=True)

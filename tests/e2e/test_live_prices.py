@@ -26,6 +26,10 @@ def priced(scripted: Client) -> Client:
     return scripted
 
 
+ASKED = (14, 7)
+"""Of g5.12xlarge and six single-GPU instances that may run lr-find: EC2's and SageMaker's price, and spot."""
+
+
 def lookups(aws: Emulator) -> tuple[int, int]:
     return aws.calls_of("GetProducts"), aws.calls_of("DescribeSpotPriceHistory")
 
@@ -36,10 +40,10 @@ def test_a_plan_at_live_prices_is_launched_at_them_and_asks_once_a_day(priced: C
     assert "ml.g5.xlarge $1.50/h in us-east-1 (20" in done.stdout
     assert "0 days old, live)" in done.stdout
     assert "gpuplan launch --instance g5 --pipeline lr --live-prices" in done.stdout
-    assert lookups(priced.aws) == (4, 2)
+    assert lookups(priced.aws) == ASKED
 
     document: dict[str, Any] = priced.json(*PLAN)
-    assert lookups(priced.aws) == (4, 2), "the answers are kept"
+    assert lookups(priced.aws) == ASKED, "the answers are kept"
     train = next(step for step in document["steps"] if step["name"] == "train")
     assert train["rate_usd_per_hour"]["amount"] == "7.5"
     spot = train["alternatives"][-1]
@@ -52,7 +56,7 @@ def test_a_plan_at_live_prices_is_launched_at_them_and_asks_once_a_day(priced: C
     assert launched.returncode == ExitCode.INTERRUPTED, launched.stderr
     assert "ml.g5.xlarge $1.50/h" in launched.stderr
     assert len(priced.aws.jobs()) == 1
-    assert lookups(priced.aws) == (4, 2), "a saved plan brings its prices"
+    assert lookups(priced.aws) == ASKED, "a saved plan brings its prices"
 
 
 def test_launch_takes_live_prices_itself(priced: Client) -> None:

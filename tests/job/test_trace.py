@@ -17,7 +17,7 @@ from gpuplan_job import model
 from gpuplan_job.contract import DataDescription
 from gpuplan_job.failures import JobError
 from gpuplan_job.step_trace import KINDS, InputSpec, StepTrace, TraceRequest
-from gpuplan_job.trace import checkpointing
+from gpuplan_job.trace import checkpointing, fake_cuda
 from gpuplan_job.trace.step import trace
 
 if TYPE_CHECKING:
@@ -231,6 +231,15 @@ def test_a_guess_about_a_value_is_reported(own: str) -> None:
 def test_what_cannot_be_traced_is_refused_with_the_reason(own: str, name: str, said: str) -> None:
     with pytest.raises(JobError, match=said):
         trace(TraceRequest(f"{own}:{name}", SMALL, "fp32"))
+
+
+def test_a_torch_that_would_abort_is_refused_before_it_does() -> None:
+    old = object()
+    with pytest.raises(JobError, match="cannot trace a step without a GPU") as caught:
+        fake_cuda.check(old, has_gpu=False)
+    assert "pip install --upgrade torch" in caught.value.fix
+    fake_cuda.check(old, has_gpu=True)
+    fake_cuda.check()
 
 
 def test_a_module_that_is_not_there_is_named() -> None:

@@ -14,6 +14,8 @@ import torch.nn.functional
 import torch.nn.init
 from torch import Tensor, nn
 
+from gpuplan_job.failures import JobError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -21,6 +23,24 @@ _DIMENSIONS = 4
 """Of the queries that fused attention kernels take: batch, heads, tokens, channels."""
 _FLASH_ALIGNMENT = 8
 """Channels a head must be a multiple of for flash attention without padding."""
+
+
+def check(internals: object = torch._C, *, has_gpu: bool | None = None) -> None:  # noqa: SLF001 - what tells it
+    """Return if this torch takes CUDA's paths for fake tensors; an older one without a GPU ends the whole process.
+
+    `has_gpu` is for tests; None asks torch.
+
+    Raises:
+        JobError: it does not.
+    """
+    if hasattr(internals, "_ensureCUDADeviceGuardSet"):
+        return
+    if not (torch.cuda.is_available() if has_gpu is None else has_gpu):
+        raise JobError(
+            "device",
+            f"torch {torch.__version__} cannot trace a step without a GPU",
+            "pip install --upgrade torch torchvision    in the environment that plans; jobs may keep theirs",
+        )
 
 
 @contextlib.contextmanager

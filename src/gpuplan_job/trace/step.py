@@ -39,6 +39,7 @@ def trace(request: TraceRequest) -> StepTrace:
     Raises:
         JobError: the network cannot be built or traced, with the reason.
     """
+    fake_cuda.check()
     network = subject.build(request)
     if request.checkpointing:
         checkpointing.apply(network)
