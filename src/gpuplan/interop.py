@@ -18,8 +18,10 @@ from gpuplan.planning.job_input import job_input
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from types import ModuleType
 
     from sagemaker.core.helper.session_helper import Session
+    from sagemaker.core.shapes import Channel
     from sagemaker.train.model_trainer import ModelTrainer
 
     from gpuplan.planning.plan import LaunchPlan
@@ -92,13 +94,7 @@ def model_trainer_from_request(request: Mapping[str, Any], session: Session | No
         # `exec`, so that a stop's SIGTERM reaches the payload and not the shell.
         source_code=configs.SourceCode(command=" ".join(["exec", *algorithm["ContainerEntrypoint"]])),
         hyperparameters=dict(request["HyperParameters"]),
-        input_data_config=[
-            configs.InputData(
-                channel_name=channel["ChannelName"],
-                data_source=channel["DataSource"]["S3DataSource"]["S3Uri"],
-            )
-            for channel in request["InputDataConfig"]
-        ],
+        input_data_config=[_channel(configs, channel) for channel in request["InputDataConfig"]],
         output_data_config=configs.OutputDataConfig(s3_output_path=request["OutputDataConfig"]["S3OutputPath"]),
         checkpoint_config=configs.CheckpointConfig(s3_uri=checkpoints["S3Uri"], local_path=checkpoints["LocalPath"]),
         compute=configs.Compute(
@@ -119,6 +115,23 @@ def model_trainer_from_request(request: Mapping[str, Any], session: Session | No
             if tag["Key"] != training_job.FINGERPRINT_TAG and isinstance(tag["Value"], str)
         ],
     )
+
+
+def _channel(configs: ModuleType, channel: Mapping[str, Any]) -> Channel:
+    """Return a channel as it stands in the request: the SDK's own `InputData` has no input mode and sends File."""
+    source = channel["DataSource"]["S3DataSource"]
+    made: Channel = configs.Channel(
+        channel_name=channel["ChannelName"],
+        data_source=configs.DataSource(
+            s3_data_source=configs.S3DataSource(
+                s3_data_type=source["S3DataType"],
+                s3_uri=source["S3Uri"],
+                s3_data_distribution_type=source["S3DataDistributionType"],
+            )
+        ),
+        input_mode=channel["InputMode"],
+    )
+    return made
 
 
 def _check(request: Mapping[str, Any]) -> None:

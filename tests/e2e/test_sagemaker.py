@@ -5,6 +5,7 @@ Slow on purpose and few: each test starts PyTorch several times.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from PIL import Image
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,6 +133,37 @@ def check_a_foreign_client_sees_the_same(client: Client, run: dict[str, Any], tr
     stream = streams["logStreams"][0]["logStreamName"]
     events = aws_cli(client, "logs", "get-log-events", *group, "--log-stream-name", stream)["events"]
     assert any("epoch 2 of 2" in event["message"] for event in events)
+
+
+def put_images(client: Client, folder: str, samples: dict[str, int]) -> None:
+    """Upload images of two classes, by colour, so many of each for a part."""
+    s3 = client.aws.client("s3")
+    for part, count in samples.items():
+        for number in range(count):
+            for name, base in (("dark", (40, 60, 50)), ("light", (200, 180, 190))):
+                content = io.BytesIO()
+                colour = tuple(value + number % 40 for value in base)
+                Image.new("RGB", (16, 16), colour).save(content, "PNG")
+                s3.put_object(Bucket=client.bucket, Key=f"{folder}/{part}/{name}/{number}.png", Body=content.getvalue())
+
+
+def test_lr_then_train_on_images_on_s3_streams_them_to_lr_find_and_copies_them_to_the_training(
+    client: Client, emulator: Emulator
+) -> None:
+    put_images(client, "flowers", {"train": 64, "val": 8})
+    data = f"imagefolder:s3://{client.bucket}/flowers?train=128&val=16&classes=2&bytes=200"
+    arguments = ["--instance", "g5", "--pipeline", "lr-then-train", "--world-size", "2", "--data", data]
+    arguments += ["--image-size", "16", "--per-gpu-batch", "16", *SMALL]
+    plan = client.json("plan", *arguments)
+    run = client.json("launch", "--yes", *arguments)
+    assert (run["state"], run["exit_code"]) == ("succeeded", 0), run
+    find, train = (emulator.job(f"{run['run_id']}-{step}-1") for step in ("lr-find", "train"))
+    for job, planned, mode in zip((find, train), plan["steps"], ("FastFile", "File"), strict=True):
+        sent = job.request["InputDataConfig"]
+        assert {each["ChannelName"]: each["InputMode"] for each in sent} == {"code": "File", "training": mode}
+        assert planned["request"]["InputDataConfig"][1] == sent[1]
+    assert [step["s3_data"] for step in plan["steps"]] == ["streamed", "copied"]
+    assert run["train"]["epochs"] == 2
 
 
 def test_p4d_runs_eight_processes(client: Client, emulator: Emulator) -> None:

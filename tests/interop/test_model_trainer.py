@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +19,7 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.interop import model_trainer_from_request
 from gpuplan.planning.plan import Limits
-from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec, WorkloadSpec
+from gpuplan_job.contract import BatchSpec, JobInput, SweepSpec, TrainSpec, WorkloadSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,15 +40,27 @@ def job(model: str = "resnet18") -> JobInput:
     )
 
 
+def finding() -> JobInput:
+    """A range test: its data channel is read from S3 as the job opens it."""
+    sweep = SweepSpec(runs=3, iterations=60, lr_min=1e-5, lr_max=10.0, reference_steps=100, noise_micro_batches=16)
+    return replace(job(), step="lr-find", batch=BatchSpec(32, 1, 1), train=None, sweep=sweep)
+
+
 def rendered(
-    *, spot: bool = False, instances: int = 1, role: str | Unknown = ROLE, model: str = "resnet18"
+    *,
+    spot: bool = False,
+    instances: int = 1,
+    role: str | Unknown = ROLE,
+    model: str = "resnet18",
+    of: JobInput | None = None,
 ) -> dict[str, Any]:
     """The request that `gpuplan launch` would send."""
     limits = Limits(max_runtime_seconds=7200, max_wait_seconds=93600 if spot else None, volume_gb=75)
     machine = training_job.Machine("ml.g5.12xlarge", instances, spot, limits)
     site = training_job.Site("my-bucket", role, IMAGE, layout.code_folder("gpuplan", "0" * 64), network_isolation=True)
-    body = training_job.request(NAME, job(model), machine, site, PLACE, DATA)
-    return body | {"Tags": training_job.tags(job(model), body, "me", None)}
+    told = of or job(model)
+    body = training_job.request(NAME, told, machine, site, PLACE, DATA)
+    return body | {"Tags": training_job.tags(told, body, "me", None)}
 
 
 @pytest.fixture(scope="module")
@@ -79,11 +92,12 @@ def sent(request: dict[str, Any], session: Session) -> dict[str, Any]:
     return calls[0]
 
 
-@pytest.mark.parametrize(("spot", "instances"), [(False, 1), (True, 2)])
+@pytest.mark.parametrize(("spot", "instances", "of"), [(False, 1, None), (True, 2, None), (False, 1, finding())])
 def test_what_the_sdk_sends_is_our_request_but_for_what_it_always_does_itself(
-    session: Session, *, spot: bool, instances: int
+    session: Session, of: JobInput | None, *, spot: bool, instances: int
 ) -> None:
-    ours = rendered(spot=spot, instances=instances)
+    ours = rendered(spot=spot, instances=instances, of=of)
+    assert ours["InputDataConfig"][1]["InputMode"] == ("FastFile" if of else "File")
     theirs = sent(ours, session)
     for key in (
         "RoleArn",

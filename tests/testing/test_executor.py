@@ -82,6 +82,23 @@ print('loss=0.25')
 """
 
 
+@pytest.mark.parametrize("mode", ["File", "FastFile"])
+def test_a_channel_is_a_folder_of_the_objects_in_either_mode_and_the_job_is_told_which(
+    running: Emulator, make_request: MakeRequest, wait: Wait, mode: str
+) -> None:
+    name = f"channel-{mode.lower()}"
+    s3 = running.client("s3")
+    s3.put_object(Bucket=BUCKET, Key=f"{name}/code/main.py", Body=INSPECT.encode())
+    body = make_request(name)
+    body["InputDataConfig"][0] |= {"InputMode": mode}
+    body["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3Uri"] = f"s3://{BUCKET}/{name}/code/"
+    running.client("sagemaker").create_training_job(**body)
+    assert wait(running, name).status == "Completed"
+    seen = json.loads(lines(running, name)[0])
+    assert seen["channel"] == ["main.py"]
+    assert seen["conf"]["inputdataconfig"]["code"]["TrainingInputMode"] == mode
+
+
 def test_a_job_sees_sagemakers_folders_and_nothing_but_loopback(running: Emulator, start: Start, wait: Wait) -> None:
     opt_before = sorted(Path("/opt").iterdir())
     changes = {

@@ -101,6 +101,23 @@ def test_two_channels_need_two_names(held: Emulator, make_request: MakeRequest) 
     assert "unique" in refusal(held, body)[1]
 
 
+@pytest.mark.parametrize(
+    ("mode", "kind", "expected"),
+    [
+        ("Fast", "S3Prefix", "inputMode.*enum value set"),
+        ("Pipe", "S3Prefix", "must be File or FastFile"),
+        ("FastFile", "ManifestFile", "supports S3DataType S3Prefix only"),
+    ],
+)
+def test_an_input_mode_that_gives_no_folder_of_the_prefix_is_refused(
+    held: Emulator, make_request: MakeRequest, mode: str, kind: str, expected: str
+) -> None:
+    body = make_request("modes")
+    body["InputDataConfig"][0]["InputMode"] = mode
+    body["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3DataType"] = kind
+    assert re.search(expected, refusal(held, body)[1])
+
+
 def test_a_bucket_elsewhere_is_refused(held: Emulator, make_request: MakeRequest) -> None:
     west = {"LocationConstraint": "us-west-2"}
     held.client("s3", region="us-west-2").create_bucket(Bucket="gpuplan-west", CreateBucketConfiguration=west)

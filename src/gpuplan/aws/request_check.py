@@ -25,6 +25,8 @@ _LONGEST_VARIABLE = 512
 _MOST_TAGS, _LONGEST_TAG = 50, 256
 _LONGEST_URI = 1024
 _LONGEST_RUN_SECONDS = 28 * 24 * 3600
+_INPUT_MODES = ("File", "FastFile")
+"""Those that give the payload a folder. The API also has Pipe, which gives it a stream."""
 
 
 def faults(body: Mapping[str, Any]) -> list[str]:
@@ -35,6 +37,7 @@ def faults(body: Mapping[str, Any]) -> list[str]:
         *_tags(body),
         *_limits(body),
         *_paths(body),
+        *_modes(body),
     ]
 
 
@@ -114,3 +117,13 @@ def _paths(body: Mapping[str, Any]) -> Iterator[str]:
     for uri in uris:
         if isinstance(uri, str) and (not _S3.fullmatch(uri) or len(uri) > _LONGEST_URI):
             yield f"{uri[:60]!r} is no S3 URL of at most {_LONGEST_URI} characters"
+
+
+def _modes(body: Mapping[str, Any]) -> Iterator[str]:
+    for channel in body["InputDataConfig"]:
+        name, mode = channel["ChannelName"], channel.get("InputMode", "File")
+        if mode not in _INPUT_MODES:
+            yield f"channel {name!r} has the input mode {mode!r}, and the job reads {' and '.join(_INPUT_MODES)} only"
+        kind = channel["DataSource"]["S3DataSource"]["S3DataType"]
+        if mode == "FastFile" and kind != "S3Prefix":
+            yield f"channel {name!r}: FastFile reads an S3Prefix, not {kind}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from gpuplan.core.frozen import Unknown
 from gpuplan_job.document import canonical_json, sha256_hex
@@ -27,6 +27,8 @@ FINGERPRINT_TAG = "gpuplan:fingerprint"
 PROCESSES_VARIABLE = "GPUPLAN_GPUS"
 LEARNING_RATE_AT = ("HyperParameters", "train")
 NO_BUCKET = "no bucket given: --bucket, or gpuplan infra deploy"
+InputMode = Literal["File", "FastFile"]
+"""Copied to the instance before the job starts, or read from S3 as the job opens it."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,14 @@ class Machine:
 def request(
     name: str, job: JobInput, machine: Machine, site: Site, place: AttemptPlace, training_data: str | None
 ) -> dict[str, Any]:
-    """Return the request without its tags; `training_data` is the s3:// URL of the data set, if it has one."""
+    """Return the request without its tags; `training_data` is the s3:// URL of the data set, if it has one.
+
+    A range test opens a small part of a data set, so SageMaker must not copy all of it first; a training opens every
+    sample in every epoch, so it is copied once.
+    """
     channels = [_channel("code", site.uri(site.code))]
     if training_data is not None:
-        channels.append(_channel("training", training_data))
+        channels.append(_channel("training", training_data, "FastFile" if job.sweep else "File"))
     stopping = {"MaxRuntimeInSeconds": machine.limits.max_runtime_seconds}
     if machine.limits.max_wait_seconds is not None:
         stopping["MaxWaitTimeInSeconds"] = machine.limits.max_wait_seconds
@@ -119,9 +125,9 @@ def tags(job: JobInput, body: Mapping[str, Any], owner: str, expires_at: datetim
     return [{"Key": key, "Value": value} for key, value in values.items()]
 
 
-def _channel(name: str, uri: str | dict[str, str]) -> dict[str, Any]:
+def _channel(name: str, uri: str | dict[str, str], mode: InputMode = "File") -> dict[str, Any]:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
-    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": "File"}
+    return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": mode}
 
 
 def _known(value: str | Unknown) -> object:

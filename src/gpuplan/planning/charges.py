@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, significant
 from gpuplan.planning.cost import Charge, ChargeName, Cost, Rate, cost, exact
+from gpuplan.planning.data_transfer import list_requests
 from gpuplan.planning.limits import disk_gb
 from gpuplan.planning.placement import service
 from gpuplan.planning.small_prices import SmallPrice, small_price
@@ -39,8 +40,6 @@ _FILES_PER_EPOCH = 4
 """Manifests, metrics, progress: small files that change with every epoch; an assumption."""
 _FILES_PER_JOB = 50
 """Code, wheels, results, the run's event log; an assumption."""
-_LIST_PAGE = 1000
-"""Objects that one LIST request names."""
 _THOUSAND = 1000
 _LOG_BYTES_PER_HOUR = 250 * SECONDS_PER_HOUR
 """A progress line a second, 250 B with what CloudWatch adds to it; an assumption."""
@@ -90,7 +89,7 @@ def _volume(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
     """Yield the volume of an instance without disks of its own; those of the others are in their rate."""
     if step.local_storage_gb is not None:
         return
-    region, size = inputs.settings.aws.region, disk_gb(inputs.data)
+    region, size = inputs.settings.aws.region, disk_gb(inputs.data, step.s3_data)
     on_ec2 = small_price("ebs-gp3", region)
     price = on_ec2 if service(inputs) == "ec2" else small_price("sagemaker-volume", region)
     gb_months = _by_the_hour(step, Decimal(size * step.instances) / HOURS_PER_MONTH)
@@ -101,15 +100,26 @@ def _volume(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
 
 
 def _requests(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
-    """Yield the S3 requests: every object of the data to every instance; checkpoints in parts, and small files."""
-    region, objects = inputs.settings.aws.region, 0
+    """Yield the S3 requests: the objects that every instance reads; lists, checkpoints in parts, and small files."""
+    region, lists = inputs.settings.aws.region, 0
     if inputs.data.storage == "jpeg":
-        objects = (inputs.data.train_samples + inputs.data.val_samples) * step.instances
+        lists = list_requests(inputs.data) * step.instances
+        objects, how = _objects(step, inputs)
         reads = Decimal(objects) / _THOUSAND
-        yield _line("s3-reads", small_price("s3-get", region), (reads, reads), f"{count(objects)} objects of data")
-    writes: Band | Unknown = _thousands(step, inputs, _FILES_PER_JOB + math.ceil(objects / _LIST_PAGE))
+        yield _line("s3-reads", small_price("s3-get", region), (reads, reads), how)
+    writes: Band | Unknown = _thousands(step, inputs, _FILES_PER_JOB + lists)
     how = "checkpoints in parts of 8 MiB, results, lists" if step.sweep is None else "results, lists"
     yield _line("s3-writes", small_price("s3-put", region), writes, how)
+
+
+def _objects(step: StepPlan, inputs: PlanInputs) -> tuple[int, str]:
+    """Return how many objects are read, and how that comes: every one, or those that a range test opens."""
+    there = inputs.data.train_samples + inputs.data.val_samples
+    if step.sweep is None or step.s3_data != "streamed":
+        return there * step.instances, f"{count(there * step.instances)} objects of data"
+    noise = step.sweep.noise_micro_batches * step.batch.per_gpu * step.batch.world_size
+    opened = step.optimizer_steps * step.batch.global_batch + noise
+    return opened, f"{count(opened)} objects opened, of {count(there)}"
 
 
 def _thousands(step: StepPlan, inputs: PlanInputs, small: int) -> Band | Unknown:

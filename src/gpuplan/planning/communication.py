@@ -15,8 +15,8 @@ _RING_GBS = {"pcie": 5.0, "nvlink": 50.0, "nvswitch": 100.0}
 wide on g5; two RTX 3090 on 16 lanes show 7 or more."""
 _RING_SHARE = 1 / 3
 """Of a published bidirectional bandwidth, what a ring reaches in one direction."""
-_NETWORK_SHARE = 0.7
-"""Of an instance's baseline network bandwidth, what gradients reach."""
+NETWORK_SHARE = 0.7
+"""Of an instance's baseline network bandwidth, what gradients reach, and data from S3."""
 _LAST_BUCKET_BYTES = 25 * 2**20
 """DDP's bucket_cap_mb: the last bucket is full when the backward pass is over, so nothing hides it."""
 _BITS = 8
@@ -32,7 +32,7 @@ def all_reduce_seconds(gradient_bytes: float, hardware: Hardware) -> float:
     between = 0.0
     if hardware.nodes > 1 and hardware.network_gbps is not None:
         sent = 2 * (hardware.nodes - 1) / hardware.nodes * gradient_bytes
-        between = sent / (_NETWORK_SHARE * hardware.network_gbps / _BITS * _GIGA)
+        between = sent / (NETWORK_SHARE * hardware.network_gbps / _BITS * _GIGA)
     return max(between, _within_machine_seconds(gradient_bytes, hardware))
 
 

@@ -1,6 +1,6 @@
 """Seconds that the CPUs need to read, decode and augment the samples of one optimizer step.
 
-Called by `throughput`. Pure arithmetic; both rates are assumptions, with their evidence in docs/estimates-time.md.
+Called by `throughput`. Pure arithmetic; all rates are assumptions, with their evidence in docs/estimates-time.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 _JPEG_PER_VCPU = 100.0
 """ImageNet-sized JPEG decoded, cropped and normalised a second."""
+_STREAMED_PER_PROCESS = 20.0
+"""JPEG files that a process opens on S3, reads and decodes a second, one after the other: 50 ms each, an assumption.
+AWS states a median latency of tens of milliseconds for requests under 512 KB; FastFile's own was not found."""
 _TENSORS_PER_VCPU = 5000.0
 """Samples that lie in memory as tensors, collated a second."""
 
@@ -30,5 +33,12 @@ def loading(load: StepLoad, hardware: Hardware) -> Loading:
     wanted = hardware.vcpus if load.workers is None else max(1, load.workers) * hardware.gpus
     processes = min(hardware.vcpus, wanted)
     samples = load.per_gpu_batch * load.accumulation * hardware.gpus
-    seconds = samples / (processes * (_JPEG_PER_VCPU if load.jpeg else _TENSORS_PER_VCPU))
+    seconds = samples / (processes * _per_process(load))
     return Loading(seconds, processes, beside=load.workers != 0 and hardware.device != "cpu")
+
+
+def _per_process(load: StepLoad) -> float:
+    """Return the samples a second of one process."""
+    if not load.jpeg:
+        return _TENSORS_PER_VCPU
+    return _STREAMED_PER_PROCESS if load.streamed else _JPEG_PER_VCPU

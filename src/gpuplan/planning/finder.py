@@ -39,7 +39,7 @@ class Option:
     memory: MemoryEstimate | Unknown
     time: TimeEstimate | Unknown
     holds_data: bool
-    """Whether the data set fits its disk."""
+    """Whether what the job puts on its disk fits there."""
 
     def fits(self, training: Placement) -> bool:
         """Tell whether the range test can run; where its memory is not known, on a GPU as large as the training's."""

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.cost import Cost
+from gpuplan.planning.data_transfer import stored_bytes
 from gpuplan.planning.plan import LONGEST_SECONDS, Limits
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gpuplan.planning.data_transfer import S3Data
     from gpuplan.planning.plan import StepPlan
     from gpuplan.planning.throughput import Hours
     from gpuplan_job.contract import DataDescription
@@ -61,7 +63,7 @@ def limit_steps(
         limits = Limits(
             max_runtime_seconds=seconds,
             max_wait_seconds=seconds + _SPOT_WAIT_SECONDS if step.spot else None,
-            volume_gb=_volume_gb(data, step.local_storage_gb),
+            volume_gb=_volume_gb(step, data),
         )
         step = step.model_copy(update={"limits": limits})  # noqa: PLW2901 - the step as it will be
         limited.append(step)
@@ -110,13 +112,13 @@ def _p90_of(steps: Sequence[StepPlan]) -> Decimal:
     return sum((step.cost_usd.p90 for step in steps if isinstance(step.cost_usd, Cost)), Decimal(0))
 
 
-def disk_gb(data: DataDescription) -> int:
-    """Return the disk in GB that a job needs: the data set, wheels, checkpoints, temporary files."""
-    samples = data.train_samples + data.val_samples
-    return math.ceil(_BASE_VOLUME_GB + _DATA_ROOM * samples * data.bytes_per_sample / _GB)
+def disk_gb(data: DataDescription, s3_data: S3Data | None) -> int:
+    """Return the disk in GB that a job needs: wheels, checkpoints, temporary files, and the data if not streamed."""
+    kept = 0.0 if s3_data == "streamed" else stored_bytes(data)
+    return math.ceil(_BASE_VOLUME_GB + _DATA_ROOM * kept / _GB)
 
 
-def _volume_gb(data: DataDescription, local_storage_gb: int | None) -> int:
+def _volume_gb(step: StepPlan, data: DataDescription) -> int:
     """Return the volume's size; an instance with its own disks takes no size above theirs."""
-    wanted = disk_gb(data)
-    return wanted if local_storage_gb is None else min(wanted, local_storage_gb)
+    wanted = disk_gb(data, step.s3_data)
+    return wanted if step.local_storage_gb is None else min(wanted, step.local_storage_gb)

@@ -44,6 +44,8 @@ class StepLoad(Frozen):
     precision: Precision
     jpeg: bool
     """Samples are JPEG files to decode and augment, not tensors in memory."""
+    streamed: bool = False
+    """The files are read from S3 as they are opened, not from a disk."""
     workers: int | None = None
     """Data loading processes of each GPU's process, 0 for none beside it; None where as many as there are vCPUs."""
     optimizer: Literal["sgd", "adamw"] = "sgd"

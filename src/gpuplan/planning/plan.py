@@ -14,6 +14,7 @@ from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.batch import BatchPlan, StepBatch
 from gpuplan.planning.cost import Alternative, Charge, Cost, Rate
+from gpuplan.planning.data_transfer import S3Data
 from gpuplan.planning.memory import MemoryEstimate
 from gpuplan.planning.throughput import Hours
 from gpuplan.profiles.prices import LivePrices
@@ -61,6 +62,8 @@ class StepPlan(Frozen):
     """Of the GPU, such as `8.6`; None where it is no NVIDIA GPU."""
     local_storage_gb: int | None = None
     """Of an instance with disks of its own."""
+    s3_data: S3Data | None = None
+    """How data on S3 reach the job; None where they lie elsewhere."""
     batch: StepBatch
     optimizer_steps: int
     sweep: SweepSpec | None = None

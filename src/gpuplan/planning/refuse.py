@@ -101,7 +101,7 @@ def refuse_cost(plan: LaunchPlan, max_cost: Decimal | None) -> None:
 
 
 def _refuse_disk(plan: LaunchPlan, step: StepPlan) -> None:
-    needed = disk_gb(plan.data)
+    needed = disk_gb(plan.data, step.s3_data)
     if step.limits is not None and step.local_storage_gb is not None and needed > step.local_storage_gb:
         raise PlanRefusedError(
             f"the data do not fit the disk of {step.instance_type}: {needed} GB are needed, {step.local_storage_gb} GB "

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning import memory, throughput
+from gpuplan.planning import data_transfer, memory, throughput
 from gpuplan.planning.cost import cost
 from gpuplan.planning.finder import Finder, Option, choose
 from gpuplan.planning.limits import disk_gb
@@ -24,6 +24,7 @@ from gpuplan_job.contract import SweepSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan, StepBatch
+    from gpuplan.planning.data_transfer import S3Data
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan_job.step_trace import StepTrace
 
@@ -85,18 +86,34 @@ def _sweep(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
 
 
 def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
-    load, sweep = _load(inputs, batches.lr_find), _sweep(inputs, batches)
-    one = throughput.step_time(_trace(inputs), load, place.hardware)
+    sweep, s3_data = _sweep(inputs, batches), _s3_data(inputs, "streamed")
+    load = _load(inputs, batches.lr_find, streamed=s3_data is not None)
+    hardware = _hardware(inputs, place, s3_data)
+    one = throughput.step_time(_trace(inputs), load, hardware)
     steps = sweep.runs * sweep.iterations
-    return throughput.lr_find(one, load, place.hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
+    return throughput.lr_find(one, load, hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
 
 
 def _training_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
     epochs = inputs.settings.workload.epochs
     load = _load(inputs, batches.train)
-    one = throughput.step_time(_trace(inputs), load, place.hardware)
+    hardware = _hardware(inputs, place, _s3_data(inputs, "copied"))
+    one = throughput.step_time(_trace(inputs), load, hardware)
     validated = inputs.data.val_samples * epochs
-    return throughput.train(one, load, place.hardware, steps=batches.steps_per_epoch * epochs, val_samples=validated)
+    return throughput.train(one, load, hardware, steps=batches.steps_per_epoch * epochs, val_samples=validated)
+
+
+def _s3_data(inputs: PlanInputs, way: S3Data) -> S3Data | None:
+    """Return the way if the data come from S3: to SageMaker alone."""
+    there = data_transfer.on_s3(inputs.settings.workload.data, inputs.data)
+    return way if there and service(inputs) == "sagemaker" else None
+
+
+def _hardware(inputs: PlanInputs, place: Placement, s3_data: S3Data | None) -> throughput.Hardware:
+    """Return the machine with a start-up that is longer by what data on S3 take, as far as that is known."""
+    more = data_transfer.startup_minutes(s3_data, inputs.data, place.hardware) if s3_data else None
+    low, high = place.hardware.startup_minutes
+    return place.hardware.model_copy(update={"startup_minutes": (low + more[0], high + more[1])} if more else {})
 
 
 @dataclass(frozen=True)
@@ -133,6 +150,7 @@ def _spot(inputs: PlanInputs) -> bool:
 
 def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughput.TimeEstimate | Unknown) -> StepPlan:
     hours = time if isinstance(time, Unknown) else time.hours
+    s3_data = _s3_data(inputs, "streamed" if work.sweep else "copied")
     return StepPlan(
         name="lr-find" if work.sweep else "train",
         instance_type=place.instance_type,
@@ -142,6 +160,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         spot=work.spot,
         compute_capability=place.gpu.compute_capability,
         local_storage_gb=place.local_storage_gb,
+        s3_data=s3_data,
         batch=work.batch,
         optimizer_steps=work.optimizer_steps,
         sweep=work.sweep,
@@ -149,7 +168,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         time_hours=hours,
         bound=None if isinstance(time, Unknown) else time.bound,
         samples_per_second=time if isinstance(time, Unknown) else time.samples_per_second,
-        startup_minutes=place.hardware.startup_minutes,
+        startup_minutes=_hardware(inputs, place, s3_data).startup_minutes,
         measured_scale=work.measured_scale,
         loading_seconds=work.loading_seconds,
         rate_usd_per_hour=place.rate,
@@ -167,13 +186,13 @@ def _finder(inputs: PlanInputs, batches: BatchPlan) -> Finder:
 
 
 def _option(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> Option:
-    # SageMaker copies the data to an instance's own disk where it has one; `refuse` says so of a plan.
+    # SageMaker puts the data on an instance's own disk where it has one, unless they are streamed from S3.
     disk = place.local_storage_gb if service(inputs) == "sagemaker" else None
     return Option(
         place=place,
         memory=_memory(inputs, place, batches.lr_find, loop="plain"),
         time=_range_test_time(inputs, place, batches),
-        holds_data=disk is None or disk_gb(inputs.data) <= disk,
+        holds_data=disk is None or disk_gb(inputs.data, _s3_data(inputs, "streamed")) <= disk,
     )
 
 
@@ -199,13 +218,14 @@ def _trace(inputs: PlanInputs) -> StepTrace | Unknown:
     return traced if isinstance(traced, Unknown) else traced.step
 
 
-def _load(inputs: PlanInputs, batch: StepBatch) -> throughput.StepLoad:
+def _load(inputs: PlanInputs, batch: StepBatch, *, streamed: bool = False) -> throughput.StepLoad:
     workload = inputs.settings.workload
     return throughput.StepLoad(
         per_gpu_batch=batch.per_gpu,
         accumulation=batch.accumulation,
         precision=workload.precision,
         jpeg=inputs.data.storage == "jpeg",
+        streamed=streamed,
         workers=workload.workers,
         optimizer=workload.optimizer,
         momentum=workload.momentum > 0,

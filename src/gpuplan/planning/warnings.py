@@ -24,7 +24,7 @@ _LARGE_BATCH = 8192
 
 def warnings_for(plan: LaunchPlan, profile: InstanceProfile) -> tuple[PlanWarning, ...]:
     """Return the plan's warnings, most important first."""
-    return (*_instance(plan, profile), *_finder(plan), *_batch(plan), *_limits(plan), *_estimates(plan))
+    return (*_instance(plan, profile), *_finder(plan), *_batch(plan), *_limits(plan), *_estimates(plan, profile))
 
 
 def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
@@ -96,8 +96,15 @@ def _limits(plan: LaunchPlan) -> Iterator[PlanWarning]:
                 )
 
 
-def _estimates(plan: LaunchPlan) -> Iterator[PlanWarning]:
+def _estimates(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
     for step in plan.steps:
+        if step.s3_data == "copied" and profile.train.network_gbps is None:
+            yield PlanWarning(
+                code="unknown-copy",
+                message=f"{step.name}: SageMaker first copies the data to the instance, and that is not in its time: "
+                "the network bandwidth is not known",
+                fix="network_gbps in the profile",
+            )
         if isinstance(step.rate_usd_per_hour, Unknown):
             yield PlanWarning(
                 code="unknown-price",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
 from gpuplan.planning.cost import Cost, beside_instance
+from gpuplan.planning.data_transfer import stored_bytes
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.money_text import beside, cost_text, money_facts
 
@@ -123,6 +124,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         "estimates",
         "from the trace of a step and published speeds; bands are in -o json, errors in docs/estimates.md",
     )
+    yield from _data(plan)
     yield from _limits(plan)
     yield from money_facts(plan, today)
     for warning in plan.warnings:
@@ -152,6 +154,17 @@ def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
         times = f"{significant(ratio, 2)} x less" if ratio >= 1 else f"{significant(1 / ratio, 2)} x more"
         told = f"on the whole {finder.naive_instance_type}: {usd(naive.p50)}; this plan: {usd(here.p50)}, {times}"
         yield "naive finder", told
+
+
+def _data(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
+    """Yield how data on S3 reach the steps."""
+    told = {
+        "streamed": "opens what it needs on S3",
+        "copied": f"gets all {significant(stored_bytes(plan.data) / 1e9)} GB copied from S3 first, billed",
+    }
+    ways = [f"{step.name} {told[step.s3_data]}" for step in plan.steps if step.s3_data]
+    if ways:
+        yield "data", "; ".join(ways)
 
 
 def _limits(plan: LaunchPlan) -> Iterator[tuple[str, str]]:

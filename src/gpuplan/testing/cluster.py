@@ -65,7 +65,7 @@ class Cluster:
             host.furnish(self.job, names, self.platform.python)
 
     def download(self) -> str:
-        """Fill the channels and the checkpoint folders; return the reason if a channel has nothing."""
+        """Fill the channels, FastFile too, and the checkpoint folders; return the reason if a channel has nothing."""
         for host in self.hosts:
             for channel in self.job.request.get("InputDataConfig", []):
                 if reason := self._download_channel(host, channel):

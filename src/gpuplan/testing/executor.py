@@ -1,4 +1,8 @@
-"""Runs training jobs, each in a thread and its containers, and ends them all with the emulator. Used by `Emulator`."""
+"""Runs training jobs, each in a thread and its containers, and ends them all with the emulator. Used by `Emulator`.
+
+A FastFile channel is filled before the job starts, as a File channel is: the job sees the same folder, but neither the
+time of reading from S3 nor the disk that is saved. That a job reads only what it needs has to be shown elsewhere.
+"""
 
 from __future__ import annotations
 

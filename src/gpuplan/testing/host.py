@@ -61,7 +61,7 @@ class Host:
             "hosts": list(hosts),
         }
         self._write("hyperparameters", job.request.get("HyperParameters", {}))
-        self._write("inputdataconfig", {each["ChannelName"]: _channel(each) for each in _channels(job)})
+        self._write("inputdataconfig", {each["ChannelName"]: _channel(each, job) for each in _channels(job)})
         self._write(
             "resourceconfig",
             {
@@ -171,9 +171,10 @@ def _channels(job: TrainingJob) -> list[dict[str, object]]:
     return list(job.request.get("InputDataConfig", []))
 
 
-def _channel(channel: dict[str, object]) -> dict[str, object]:
+def _channel(channel: dict[str, object], job: TrainingJob) -> dict[str, object]:
+    default = job.request["AlgorithmSpecification"].get("TrainingInputMode", "File")
     document: dict[str, object] = {
-        "TrainingInputMode": "File",
+        "TrainingInputMode": channel.get("InputMode", default),
         "S3DistributionType": "FullyReplicated",
         "RecordWrapperType": "None",
     }

@@ -150,11 +150,21 @@ def _channels(body: dict[str, Any]) -> Iterator[str]:
     for name in names:
         if names.count(name) > 1:
             yield f"Channel names must be unique within InputDataConfig: {name}"
+    for channel in body.get("InputDataConfig", []):
+        yield from _input_mode(channel, body["AlgorithmSpecification"].get("TrainingInputMode", "File"))
     for uri in (*_input_uris(body), *_output_uris(body)):
         s3_location(uri)
     local_path = body.get("CheckpointConfig", {}).get("LocalPath", CHECKPOINTS)
     if not PurePosixPath(local_path).is_relative_to("/opt/ml"):
         yield f"The emulator mirrors only folders under /opt/ml, not CheckpointConfig.LocalPath {local_path}."
+
+
+def _input_mode(channel: dict[str, Any], default: str) -> Iterator[str]:
+    mode, source = channel.get("InputMode", default), channel["DataSource"].get("S3DataSource", {})
+    if mode == "Pipe":
+        yield f"The emulator fills folders, not pipes: channel {channel['ChannelName']} must be File or FastFile."
+    if mode == "FastFile" and source and source["S3DataType"] != "S3Prefix":
+        yield f"FastFile input mode supports S3DataType S3Prefix only, but channel {channel['ChannelName']} is not."
 
 
 def _input_uris(body: dict[str, Any]) -> list[str]:

@@ -43,6 +43,8 @@ BODY: dict[str, Any] = {
 }
 DAYS_28 = 28 * 24 * 3600
 CHANNEL = BODY["InputDataConfig"][0]
+FAST = CHANNEL | {"InputMode": "FastFile"}
+MANIFEST = {"S3DataSource": CHANNEL["DataSource"]["S3DataSource"] | {"S3DataType": "ManifestFile"}}
 Place = tuple[str | int, ...]
 NAME: Place = ("TrainingJobName",)
 OWNER: Place = ("Tags", 0, "Value")
@@ -122,6 +124,9 @@ def test_a_healthy_request_has_no_fault() -> None:
         (("EnableManagedSpotTraining",), True, "spot needs MaxWaitTimeInSeconds"),
         (("ResourceConfig", "InstanceCount"), 0, "InstanceCount is below 1"),
         (("ResourceConfig", "VolumeSizeInGB"), 0, "VolumeSizeInGB is below 1"),
+        (("InputDataConfig", 0, "InputMode"), "Pipe", "input mode 'Pipe'"),
+        (("InputDataConfig", 0, "InputMode"), "fastfile", "input mode 'fastfile'"),
+        (("InputDataConfig", 0), FAST | {"DataSource": MANIFEST}, "FastFile reads an S3Prefix, not ManifestFile"),
     ],
 )
 def test_each_rule_is_kept(place: Place, value: object, says: str) -> None:
@@ -148,6 +153,8 @@ def test_every_fault_is_told() -> None:
         (("HyperParameters", "train"), 'it\'s "quoted" and \\ slashed'),
         (("Environment", "GPUPLAN_GPUS"), "4" * 512),
         (("StoppingCondition", "MaxRuntimeInSeconds"), DAYS_28),
+        (("InputDataConfig", 0), CHANNEL | {"InputMode": "File"}),
+        (("InputDataConfig", 0), FAST),
     ],
 )
 def test_what_the_api_takes_to_the_last_character_passes(place: Place, value: object) -> None:

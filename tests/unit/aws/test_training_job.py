@@ -143,6 +143,16 @@ def test_code_has_a_channel_and_so_have_data_on_s3() -> None:
     assert channels(body(data="s3://flowers/all/")) == {"code": code, "training": "s3://flowers/all/"}
 
 
+def test_a_range_test_reads_its_data_as_it_opens_them_and_everything_else_is_copied_first() -> None:
+    def modes(request: dict[str, Any]) -> dict[str, str]:
+        return {channel["ChannelName"]: channel["InputMode"] for channel in request["InputDataConfig"]}
+
+    data = "s3://flowers/all/"
+    assert modes(body(FINDING, data=data)) == {"code": "File", "training": "FastFile"}
+    assert modes(body(TRAINING, data=data)) == {"code": "File", "training": "File"}
+    assert request_check.faults(body(FINDING, data=data)) == []
+
+
 def test_spot_sends_both_limits() -> None:
     request = body(machine=SPOT)
     assert request["EnableManagedSpotTraining"] is True

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -136,3 +139,40 @@ def test_a_channel_that_is_gone_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv(TRAINING_CHANNEL_VARIABLE, str(tmp_path / "gone"))
     with pytest.raises(DataError, match=r"cannot read .*gone"):
         data.load(f"imagefolder:s3://bucket/flowers?{STATED}", None)
+
+
+WATCHED = """
+import json, sys
+from gpuplan_job import data
+root, spec = sys.argv[1:]
+seen = {"open": [], "os.scandir": [], "os.listdir": [], "written": []}
+def watch(event, arguments):
+    if event in seen and str(arguments[0]).startswith(root):
+        seen[event].append(str(arguments[0]))
+        if event == "open" and arguments[2] & 3:
+            seen["written"].append(str(arguments[0]))
+sys.addaudithook(watch)
+training, _ = data.load(spec, 32)
+by_load = list(seen["open"])
+for index in (0, 5, 5):
+    training[index]
+print(json.dumps({"by_load": by_load, "taken": [training.listing[index][0] for index in (0, 5, 5)], **seen}))
+"""
+"""Loads a job's data and takes three samples; says which folders were listed, which files opened, which written."""
+
+
+def test_a_job_lists_each_folder_once_and_opens_only_the_samples_it_takes(channel: Path) -> None:
+    # Where data are read from S3 as they are opened, every look is a request.
+    done = subprocess.run(
+        [sys.executable, "-c", WATCHED, str(channel), f"imagefolder:s3://bucket/flowers?{STATED}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    folders = [channel / split for split in ("train", "val")]
+    folders += [folder / label for folder in folders for label in ("cat", "dog")]
+    assert sorted(found["os.scandir"]) == sorted(map(str, folders))
+    assert found["open"] == found["taken"]
+    assert found["by_load"] == found["os.listdir"] == found["written"] == []

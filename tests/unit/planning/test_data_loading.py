@@ -18,6 +18,12 @@ def test_four_vcpus_decode_some_four_hundred_images_a_second() -> None:
     assert 300 < 64 / loading(JPEG, FINDER).seconds < 500
 
 
+def test_four_processes_open_some_eighty_images_a_second_on_s3() -> None:
+    streamed = JPEG.model_copy(update={"streamed": True})
+    assert 60 < 64 / loading(streamed, FINDER).seconds < 100
+    assert loading(streamed, FINDER).seconds > loading(JPEG, FINDER).seconds
+
+
 def test_loading_is_beside_the_gpu_only_where_workers_do_it() -> None:
     assert loading(JPEG, FINDER).beside
     assert not loading(JPEG.model_copy(update={"workers": 0}), FINDER).beside

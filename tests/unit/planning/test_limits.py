@@ -296,12 +296,19 @@ def test_a_backend_that_enforces_nothing_has_no_limits_and_takes_none(make_plan:
 
 
 def test_the_disks_of_the_planned_instance_bound_the_volume(make_plan: MakePlan) -> None:
-    # 125 GB on a g4dn.xlarge, 900 GB on a g4dn.12xlarge, and some 147 GB of images.
-    values = {"launch.instance": "g4dn", "workload.data": "imagenet", "workload.per_gpu_batch": 8}
-    values["lr.finder_instance"] = "g4dn.xlarge"
-    finder, training = make_plan(G5 | values).steps
-    assert limits(finder).volume_gb == 125
+    # 900 GB on a g4dn.12xlarge; 147 GB of images with room, and 1,100 GB.
+    values = {"launch.instance": "g4dn", "workload.per_gpu_batch": 8, "lr.finder_instance": "g4dn.xlarge"}
+    _, training = make_plan(G5 | values | {"workload.data": "imagenet"}).steps
     assert 200 < limits(training).volume_gb < 900
+    large = "imagefolder:s3://bucket/large?train=10000000&val=1000&classes=10&bytes=110000"
+    _, training = make_plan(G5 | values | {"workload.data": large}).steps
+    assert limits(training).volume_gb == 900
+
+
+def test_the_volume_of_a_range_test_that_streams_holds_no_data(make_plan: MakePlan) -> None:
+    values = {"launch.instance": "g4dn", "workload.per_gpu_batch": 8, "lr.finder_instance": "g4dn.xlarge"}
+    finder, _ = make_plan(G5 | values | {"workload.data": "imagenet"}).steps
+    assert limits(finder).volume_gb == 30
 
 
 def test_a_larger_budget_is_more_time_for_the_training(make_plan: MakePlan) -> None:

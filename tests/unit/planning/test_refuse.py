@@ -145,7 +145,15 @@ def test_data_on_this_machine_are_not_sent_to_sagemaker_by_silence(make_plan: Ma
 
 
 def test_data_that_do_not_fit_the_disk_are_refused(make_plan: MakePlan) -> None:
+    # 900 GB on a g4dn.12xlarge.
     values: dict[str, object] = {"launch.instance": "g4dn", "launch.backend": "sagemaker"}
-    values["lr.finder_instance"] = "g4dn.xlarge"
-    with pytest.raises(PlanRefusedError, match=r"do not fit the disk of ml\.g4dn\.xlarge"):
-        refuse(make_plan({**values, "workload.data": "imagenet:s3://bucket/imagenet"}), None, allow_retired=False)
+    values["workload.data"] = "imagefolder:s3://bucket/large?train=10000000&val=1000&classes=10&bytes=110000"
+    with pytest.raises(PlanRefusedError, match=r"do not fit the disk of ml\.g4dn\.12xlarge"):
+        refuse(make_plan(values), None, allow_retired=False)
+
+
+def test_a_range_test_runs_where_the_data_do_not_fit_the_disk(make_plan: MakePlan) -> None:
+    # 125 GB on a g4dn.xlarge, some 206 GB of images and room: it opens them on S3.
+    values: dict[str, object] = {"launch.instance": "g4dn", "launch.backend": "sagemaker"}
+    values |= {"lr.finder_instance": "g4dn.xlarge", "workload.data": "imagenet:s3://bucket/imagenet"}
+    refuse(make_plan(values), None, allow_retired=False)
