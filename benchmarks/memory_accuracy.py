@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from memory_runs import OTHER_TOOLS, TRACES, Run, ladder_runs, measured_runs, once, store_traces, stored_traces
 from memory_tracing import packages, traces
 
-from gpuplan.planning.allocator import least_capacity, replay
-from gpuplan.planning.step_program import assemble, optimizer_memory
+from gpuplan.planning.memory.allocator import least_capacity, replay
+from gpuplan.planning.memory.step_program import assemble, optimizer_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

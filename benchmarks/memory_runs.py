@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gpuplan.planning.step_program import Around, Loop, Optimizer
+from gpuplan.planning.memory.step_program import Around, Loop, Optimizer
 from gpuplan_job.step_trace import InputSpec, StepTrace, TraceRequest
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import time_traces
 
-from gpuplan.planning import roofline
+from gpuplan.planning.speed import roofline
 
 if TYPE_CHECKING:
     from gpuplan_job.step_trace import StepTrace

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Literal, cast
 
 import speeds
 
-from gpuplan.planning import communication, roofline, throughput
-from gpuplan.planning.machine import Hardware
+from gpuplan.planning.speed import communication, roofline, throughput
+from gpuplan.planning.speed.machine import Hardware
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from gpuplan.planning.roofline import Shares
+    from gpuplan.planning.speed.roofline import Shares
 
 AIMED_AT = ("V100", "A100", "RTX 3090")
 MEDIAN, P90 = 0.15, 0.35

@@ -1,4 +1,4 @@
-"""Fits the shares of roofline.py on published training speeds and writes src/gpuplan/planning/efficiencies.csv.
+"""Fits the shares of roofline.py on published training speeds and writes src/gpuplan/planning/speed/efficiencies.csv.
 
 Run by hand when rows or traces change: `python benchmarks/time_calibration.py`; needs numpy, takes a minute. It sees
 one half of the models, the other is for time_accuracy.py; `--swapped` fits the other half, prints its error on the
@@ -20,8 +20,8 @@ import numpy as np
 import speeds
 import time_traces
 
-from gpuplan.planning import roofline, throughput
-from gpuplan.planning.roofline import Efficiency, Shares
+from gpuplan.planning.speed import roofline, throughput
+from gpuplan.planning.speed.roofline import Efficiency, Shares
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,7 +1,7 @@
-"""Trace every torchvision classification model and write the files that `gpuplan.planning.traces` reads.
+"""Trace every torchvision classification model and write the files that `gpuplan.planning.traces.source` reads.
 
 Run by maintainers on a new torchvision; no GPU is needed, and half an hour:
-    python scripts/make_traces.py src/gpuplan/planning/traces
+    python scripts/make_traces.py src/gpuplan/planning/traces/torchvision
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torchvision
 
-from gpuplan.planning import shipped_traces
+from gpuplan.planning.traces import shipped
 from gpuplan_job.failures import JobError
 from gpuplan_job.step_trace import InputSpec, StepTrace, TraceRequest
 from gpuplan_job.trace.step import trace
@@ -46,7 +46,7 @@ def traces(name: str) -> Iterator[StepTrace]:
     more = ATTENTION_SIDES if name.startswith(ATTENTION) else ()
     digits = (DIGITS_SIDE,) if name.startswith(DIGITS) else ()
     for side in sorted({*SIDES, *more, *digits, native_side(name)}):
-        inputs = InputSpec("images", height=side, width=side, classes=shipped_traces.CLASSES)
+        inputs = InputSpec("images", height=side, width=side, classes=shipped.CLASSES)
         for arithmetic in ARITHMETICS:
             try:
                 yield trace(TraceRequest(name, inputs, arithmetic))
@@ -63,8 +63,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     for name in arguments.models:
-        path = arguments.folder / f"{name}{shipped_traces.SUFFIX}"
-        path.write_bytes(shipped_traces.pack(list(traces(name))))
+        path = arguments.folder / f"{name}{shipped.SUFFIX}"
+        path.write_bytes(shipped.pack(list(traces(name))))
         print(f"{name}: {path.stat().st_size:,} bytes", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ from gpuplan.pipelines import base
 from gpuplan.planning.inputs import PlanInputs
 from gpuplan.planning.job_input import job_input
 from gpuplan.planning.plan import LaunchPlan
-from gpuplan.planning.traces import Shipped
+from gpuplan.planning.traces.source import Shipped
 from gpuplan.workload.load import Layers, validate
 from gpuplan_job import data
 from gpuplan_job.contract import JobInput

@@ -10,7 +10,7 @@ import pytest
 
 from gpuplan.backends.fake import synthetic_results
 from gpuplan.core.errors import ExitCode
-from gpuplan.planning.cost import Rate
+from gpuplan.planning.money.cost import Rate
 from gpuplan_job.contract import LR_RESULT_FILE, JobInput
 from gpuplan_job.document import canonical_json
 

@@ -17,7 +17,7 @@ from gpuplan.cli.planning import plan_from
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.engine.account import observed, so_far, spent
-from gpuplan.planning.cost import Rate
+from gpuplan.planning.money.cost import Rate
 from gpuplan.store import events as ev
 from gpuplan.store.record import fold
 

@@ -18,8 +18,8 @@ from gpuplan.core.errors import ExitCode, OverBudgetError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.engine.attempt import job_spec
-from gpuplan.planning.cost import Rate
 from gpuplan.planning.job_input import job_input
+from gpuplan.planning.money.cost import Rate
 from gpuplan.store import events as ev
 from gpuplan.store.record import RunRecord, fold
 

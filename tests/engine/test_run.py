@@ -14,7 +14,7 @@ from gpuplan.backends.fake import FakeBackend, Script, synthetic_results
 from gpuplan.core.errors import ExitCode, GpuplanError, MayBeBillingError
 from gpuplan.core.job_state import JobState
 from gpuplan.engine.run import Engine
-from gpuplan.planning.cost import Cost
+from gpuplan.planning.money.cost import Cost
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.sqlite import RunStore
 from gpuplan_job.contract import FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure, JobInput

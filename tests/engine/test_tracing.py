@@ -8,7 +8,7 @@ import pytest
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.engine.tracing import LocalTraces
-from gpuplan.planning.traces import Traced
+from gpuplan.planning.traces.source import Traced
 from gpuplan_job.step_trace import InputSpec, TraceRequest
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from gpuplan.planning import shipped_traces
-from gpuplan.planning.advice_parts import norm_of
+from gpuplan.planning.advice.parts import norm_of
+from gpuplan.planning.traces import shipped
 
-NAMES = [name for name in shipped_traces.names() if not name.startswith("regnet") or name.endswith("_400mf")]
+NAMES = [name for name in shipped.names() if not name.startswith("regnet") or name.endswith("_400mf")]
 """RegNets read numbers off tensors as they are built, so they need real memory: the smallest speak for the others."""
 
 
@@ -21,4 +21,4 @@ def test_a_model_has_the_normalisation_that_is_said_of_it(name: str) -> None:
         network = torchvision_models.get_model(name, weights=None, **options)
     batch = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules())
     layer = any(isinstance(module, nn.LayerNorm) for module in network.modules())
-    assert norm_of(shipped_traces.example(name)) == ("batch" if batch else "layer" if layer else "none")
+    assert norm_of(shipped.example(name)) == ("batch" if batch else "layer" if layer else "none")

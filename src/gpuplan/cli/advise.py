@@ -16,16 +16,16 @@ from gpuplan.core.explain import rule_broken, shown
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.core.units import gib_from_mib, learning_rate
-from gpuplan.planning import shipped_traces
-from gpuplan.planning.advice import Question, advise
-from gpuplan.planning.advice_parts import Norm, norm_of
-from gpuplan.planning.batch_ways import Machine
+from gpuplan.planning.advice.advice import Question, advise
+from gpuplan.planning.advice.batch_ways import Machine
+from gpuplan.planning.advice.parts import Norm, norm_of
+from gpuplan.planning.traces import shipped
 from gpuplan.reports.advise_text import advise_text
 from gpuplan.reports.layout import Facts, console, show
 from gpuplan_job import data as kinds
 
 if TYPE_CHECKING:
-    from gpuplan.planning.advice import Advice
+    from gpuplan.planning.advice.advice import Advice
 
 _EXAMPLE = {"--from-batch": "64", "--to-batch": "256", "--lr": "2.11e-3"}
 
@@ -235,9 +235,9 @@ def _norm(model: str | None, norm: str | None) -> Norm:
     Raises:
         UsageError: there is no such model or normalisation.
     """
-    if model is not None and ":" not in model and model not in shipped_traces.names():
+    if model is not None and ":" not in model and model not in shipped.names():
         raise UsageError(
-            f"--model {model!r} is not known", why=did_you_mean(model, shipped_traces.names()), fix="--norm batch"
+            f"--model {model!r} is not known", why=did_you_mean(model, shipped.names()), fix="--norm batch"
         )
     if norm is not None:
         known: tuple[Norm, ...] = get_args(Norm)
@@ -245,7 +245,7 @@ def _norm(model: str | None, norm: str | None) -> Norm:
         if found is None:
             raise UsageError(f"--norm {norm!r} is not known", why=did_you_mean(norm, known), fix="--norm batch")
         return found
-    return "unknown" if model is None else norm_of(shipped_traces.example(model))
+    return "unknown" if model is None else norm_of(shipped.example(model))
 
 
 def _question(**given: Any) -> Question:  # noqa: ANN401 - the model judges what each is

@@ -14,10 +14,10 @@ from gpuplan.cli.planning import known, resolve_profile, traces
 from gpuplan.core.errors import NoResultError, UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import MIB_PER_GIB
-from gpuplan.planning import shipped_traces
-from gpuplan.planning.memory import TrainingProcess
-from gpuplan.planning.memory_report import Card, MemoryQuestion, report
-from gpuplan.planning.step_program import Optimizer
+from gpuplan.planning.memory.estimate import TrainingProcess
+from gpuplan.planning.memory.report import Card, MemoryQuestion, report
+from gpuplan.planning.memory.step_program import Optimizer
+from gpuplan.planning.traces import shipped
 from gpuplan.profiles.load import load_all
 from gpuplan.profiles.schema import InstanceProfile
 from gpuplan.reports.layout import console, show
@@ -69,7 +69,7 @@ def command(
     """
     del debug
     if ":" not in model:
-        known(model, shipped_traces.names(), "--model")
+        known(model, shipped.names(), "--model")
     known(optimizer, get_args(Optimizer), "--optimizer")
     known(loop, ("lightning", "plain"), "--loop")
     chosen = _chosen(instance, card_gib)

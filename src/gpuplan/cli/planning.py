@@ -20,8 +20,8 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.names import did_you_mean
 from gpuplan.engine.tracing import LocalTraces
 from gpuplan.pipelines import base as pipelines
-from gpuplan.planning import shipped_traces
 from gpuplan.planning.inputs import PlanInputs
+from gpuplan.planning.traces import shipped
 from gpuplan.profiles import detect
 from gpuplan.profiles.load import load as load_profile
 from gpuplan.profiles.load import load_all
@@ -126,7 +126,7 @@ def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices
     """
     known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
     if ":" not in settings.workload.model:
-        known(settings.workload.model, shipped_traces.names(), "--model")
+        known(settings.workload.model, shipped.names(), "--model")
     known(settings.lr.rule, rules.names(), "--lr-rule")
     known(settings.lr.transfer, transfer.names(), "--lr-transfer")
     try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core import payload
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.traces import HOW_TO_TRACE, Shipped, Traced
+from gpuplan.planning.traces.source import HOW_TO_TRACE, Shipped, Traced
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.document import ContractError, sha256_hex
 from gpuplan_job.step_trace import StepTrace

@@ -9,15 +9,15 @@ from gpuplan import pipelines
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
-from gpuplan.planning.alternatives import alternatives
 from gpuplan.planning.batch import BatchPlan, plan_batches
-from gpuplan.planning.charges import charges
-from gpuplan.planning.cost import beside_instance, total
 from gpuplan.planning.limits import limit_steps, worst_case
+from gpuplan.planning.money.alternatives import alternatives
+from gpuplan.planning.money.charges import charges
+from gpuplan.planning.money.cost import beside_instance, total
 from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
+from gpuplan.planning.speed.throughput import Hours
 from gpuplan.planning.steps import finder_plan
-from gpuplan.planning.throughput import Hours
 from gpuplan.planning.warnings import warnings_for
 from gpuplan_job import discover
 from gpuplan_job.contract import WorkloadSpec

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal
 from gpuplan.core.errors import OverBudgetError, PlanRefusedError, UsageError
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.planning.batch import StepBatch
-from gpuplan.planning.cost import Cost, Rate, rate
-from gpuplan.planning.memory import MemoryEstimate
+from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.planning.money.cost import Cost, Rate, rate
 from gpuplan.planning.placement import device, service
 from gpuplan.planning.plan import LaunchPlan, LifecycleState, TotalCost
 from gpuplan.planning.refuse import refuse_cost, refuse_size
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.speed.throughput import Hours
 from gpuplan_job.contract import Precision
 
 if TYPE_CHECKING:

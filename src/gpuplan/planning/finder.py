@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import usd
-from gpuplan.planning.cost import Cost, Rate, cost
+from gpuplan.planning.money.cost import Cost, Rate, cost
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpuplan.planning.memory import MemoryEstimate
+    from gpuplan.planning.memory.estimate import MemoryEstimate
     from gpuplan.planning.placement import Placement
-    from gpuplan.planning.throughput import TimeEstimate
+    from gpuplan.planning.speed.throughput import TimeEstimate
 
 SAME_GPU_WORTH = (Decimal("0.25"), Decimal("0.01"))
 """What a range test on the training's own GPU may cost more than the cheapest: USD, or this share of the training's p50

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpuplan.planning.traces import request_for
+from gpuplan.planning.traces.source import request_for
 from gpuplan.profiles.prices import on_demand, spot
 
 if TYPE_CHECKING:
     from gpuplan.core.frozen import Unknown
-    from gpuplan.planning.traces import Traced, TraceSource
+    from gpuplan.planning.traces.source import Traced, TraceSource
     from gpuplan.profiles.prices import LivePrices, Price, SpotPrice
     from gpuplan.profiles.schema import InstanceProfile
     from gpuplan.workload.schema import Settings

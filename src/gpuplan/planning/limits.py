@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
-from gpuplan.planning.cost import Cost
-from gpuplan.planning.data_transfer import stored_bytes
+from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.plan import LONGEST_SECONDS, Limits
+from gpuplan.planning.speed.data_transfer import stored_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpuplan.planning.data_transfer import S3Data
     from gpuplan.planning.plan import StepPlan
-    from gpuplan.planning.throughput import Hours
+    from gpuplan.planning.speed.data_transfer import S3Data
+    from gpuplan.planning.speed.throughput import Hours
     from gpuplan_job.contract import DataDescription
 
 ORDINARY_LONGEST_SECONDS = 5 * 24 * SECONDS_PER_HOUR

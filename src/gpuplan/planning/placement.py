@@ -13,8 +13,8 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.core.units import MIB_PER_GIB
-from gpuplan.planning.cost import LOCAL_RATE, Rate, rate
-from gpuplan.planning.throughput import Hardware
+from gpuplan.planning.money.cost import LOCAL_RATE, Rate, rate
+from gpuplan.planning.speed.throughput import Hardware
 from gpuplan.profiles.schema import SAGEMAKER_PREFIX, Service
 
 if TYPE_CHECKING:

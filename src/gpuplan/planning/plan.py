@@ -13,10 +13,10 @@ from pydantic import Field
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.batch import BatchPlan, StepBatch
-from gpuplan.planning.cost import Alternative, Charge, Cost, Rate
-from gpuplan.planning.data_transfer import S3Data
-from gpuplan.planning.memory import MemoryEstimate
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.planning.money.cost import Alternative, Charge, Cost, Rate
+from gpuplan.planning.speed.data_transfer import S3Data
+from gpuplan.planning.speed.throughput import Hours
 from gpuplan.profiles.prices import LivePrices
 from gpuplan.workload.schema import Settings
 from gpuplan_job.contract import DataDescription, SweepSpec, WorkloadSpec

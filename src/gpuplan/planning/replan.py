@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Frozen, Unknown
-from gpuplan.planning.cost import Cost, cost
-from gpuplan.planning.memory import MARGIN, MemoryEstimate, MemoryItem
-from gpuplan.planning.throughput import Hours, from_measured
+from gpuplan.planning.memory.estimate import MARGIN, MemoryEstimate, MemoryItem
+from gpuplan.planning.money.cost import Cost, cost
+from gpuplan.planning.speed.throughput import Hours, from_measured
 
 if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan

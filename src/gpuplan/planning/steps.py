@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning import data_transfer, memory, throughput
-from gpuplan.planning.cost import cost
 from gpuplan.planning.finder import Finder, Option, choose
 from gpuplan.planning.limits import disk_gb
+from gpuplan.planning.memory import estimate as memory
+from gpuplan.planning.money.cost import cost
 from gpuplan.planning.placement import (
     Placement,
     device,
@@ -20,12 +20,13 @@ from gpuplan.planning.placement import (
     service,
 )
 from gpuplan.planning.plan import FinderPlan, StepPlan
+from gpuplan.planning.speed import data_transfer, throughput
 from gpuplan_job.contract import SweepSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan, StepBatch
-    from gpuplan.planning.data_transfer import S3Data
     from gpuplan.planning.inputs import PlanInputs
+    from gpuplan.planning.speed.data_transfer import S3Data
     from gpuplan_job.step_trace import StepTrace
 
 NOISE_MICRO_BATCHES = 16

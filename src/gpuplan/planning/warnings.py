@@ -8,7 +8,7 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, duration
 from gpuplan.planning.limits import ORDINARY_LONGEST_SECONDS
 from gpuplan.planning.plan import PlanWarning
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.speed.throughput import Hours
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import count, learning_rate, significant
-from gpuplan.planning.advice_parts import ACCUMULATION_TIME
+from gpuplan.planning.advice.parts import ACCUMULATION_TIME
 from gpuplan.reports.layout import Facts, Line, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpuplan.planning.advice import Advice
-    from gpuplan.planning.advice_parts import Change
+    from gpuplan.planning.advice.advice import Advice
+    from gpuplan.planning.advice.batch_ways import Machine
+    from gpuplan.planning.advice.parts import Change
     from gpuplan.planning.batch import StepBatch
-    from gpuplan.planning.batch_ways import Machine
 
 _COLUMNS = ("rule", "learning rate", "factor", "right where")
 _ONECYCLE = (

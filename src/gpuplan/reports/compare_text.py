@@ -12,7 +12,7 @@ from gpuplan.aws.quotas import training_quota_name
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import count, significant, usd
 from gpuplan.planning.batch import StepBatch
-from gpuplan.planning.cost import Cost, Rate
+from gpuplan.planning.money.cost import Cost, Rate
 from gpuplan.profiles.hardware import QUOTA_NAMES, SAGEMAKER_PREFIX
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from gpuplan.planning.comparison import Row
     from gpuplan.planning.inputs import PlanInputs
-    from gpuplan.planning.memory import MemoryEstimate
+    from gpuplan.planning.memory.estimate import MemoryEstimate
 
 _FIGURES = (
     "",

@@ -12,7 +12,7 @@ from gpuplan.reports.plan_text import VERDICT
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from gpuplan.planning.memory_report import CardVerdict, MemoryReport
+    from gpuplan.planning.memory.report import CardVerdict, MemoryReport
 
 _LEAST_SHOWN_GIB = 0.0005
 

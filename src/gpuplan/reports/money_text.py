@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import usd
-from gpuplan.planning.cost import Cost, Rate, beside_instance
+from gpuplan.planning.money.cost import Cost, Rate, beside_instance
 from gpuplan.profiles.prices import LIVE_SOURCE, LIVE_SPOT_SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from datetime import date
 
-    from gpuplan.planning.cost import Alternative, Charge
+    from gpuplan.planning.money.cost import Alternative, Charge
     from gpuplan.planning.plan import LaunchPlan
 
 OLD_DAYS = 90

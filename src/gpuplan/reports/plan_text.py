@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
-from gpuplan.planning.cost import Cost, beside_instance
-from gpuplan.planning.data_transfer import stored_bytes
+from gpuplan.planning.money.cost import Cost, beside_instance
+from gpuplan.planning.speed.data_transfer import stored_bytes
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.money_text import beside, cost_text, money_facts
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
-    from gpuplan.planning.memory import MemoryEstimate
+    from gpuplan.planning.memory.estimate import MemoryEstimate
     from gpuplan.planning.plan import LaunchPlan, StepPlan
-    from gpuplan.planning.throughput import Hours
+    from gpuplan.planning.speed.throughput import Hours
 
 VERDICT = {"fits": "ok", "tight": "TIGHT", "too_big": "TOO BIG"}
 """How a verdict on memory reads."""

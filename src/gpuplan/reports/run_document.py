@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-    from gpuplan.planning.cost import Cost
     from gpuplan.planning.decision import Decision
+    from gpuplan.planning.money.cost import Cost
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import Attempt, RunRecord, StepRecord
 

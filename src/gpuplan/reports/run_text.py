@@ -9,7 +9,7 @@ from gpuplan.core.errors import ExitCode
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
-from gpuplan.planning.memory import MemoryEstimate
+from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.reports.layout import Block, Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.plan_text import VERDICT, hours_text

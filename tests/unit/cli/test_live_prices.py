@@ -16,7 +16,7 @@ from gpuplan.cli.options import Given
 from gpuplan.cli.planning import build
 from gpuplan.core.errors import CredentialsError, PlanRefusedError, UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.cost import Rate
+from gpuplan.planning.money.cost import Rate
 from gpuplan.profiles.prices import LIVE_SOURCE, LivePrices, Price, Service
 from gpuplan.reports.plan_document import to_document
 

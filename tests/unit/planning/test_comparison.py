@@ -16,10 +16,10 @@ from gpuplan.cli.planning import built, gather, instances, over_defaults, plan_f
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.comparison import Row, compare, largest_batch
-from gpuplan.planning.cost import Cost
-from gpuplan.planning.memory import MemoryEstimate
+from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.placement import service
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.speed.throughput import Hours
 from gpuplan.profiles.hardware import QUOTA_NAMES
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from gpuplan.cli.options import Given
 from gpuplan.cli.planning import built, gather, over_defaults, resolve_profile, said, settled
 from gpuplan.core.errors import PlanRefusedError, UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.cost import Cost, Rate
 from gpuplan.planning.finder import SAME_GPU_WORTH, Option, choose
-from gpuplan.planning.memory import MemoryEstimate
+from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.planning.money.cost import Cost, Rate
 from gpuplan.planning.placement import place_finders, place_training
 from gpuplan.planning.refuse import refuse
-from gpuplan.planning.throughput import Hours, TimeEstimate
+from gpuplan.planning.speed.throughput import Hours, TimeEstimate
 
 if TYPE_CHECKING:
     from conftest import MakePlan

@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.batch import StepBatch
-from gpuplan.planning.cost import LOCAL_RATE, Cost, Rate, cost
 from gpuplan.planning.limits import (
     ORDINARY_LONGEST_SECONDS,
     affordable_seconds,
@@ -24,8 +23,9 @@ from gpuplan.planning.limits import (
     within,
     worst_case,
 )
+from gpuplan.planning.money.cost import LOCAL_RATE, Cost, Rate, cost
 from gpuplan.planning.plan import LONGEST_SECONDS, Limits, StepPlan
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.speed.throughput import Hours
 from gpuplan_job.contract import DataDescription, SweepSpec
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import pytest
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.cost import Cost, Rate
-from gpuplan.planning.memory import MemoryEstimate
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.planning.money.cost import Cost, Rate
+from gpuplan.planning.speed.throughput import Hours
 
 if TYPE_CHECKING:
     from conftest import MakePlan

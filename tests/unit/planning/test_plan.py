@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from gpuplan.cli.options import Given
 from gpuplan.cli.planning import plan_from
-from gpuplan.planning.cost import beside_instance
+from gpuplan.planning.money.cost import beside_instance
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.workload.schema import setting_fields
 

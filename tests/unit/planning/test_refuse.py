@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpuplan.core.errors import ExitCode, OverBudgetError, PlanRefusedError, UsageError
-from gpuplan.planning.cost import Cost
+from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.refuse import refuse
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.cost import Cost, cost
-from gpuplan.planning.memory import MemoryEstimate
+from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.planning.money.cost import Cost, cost
 from gpuplan.planning.replan import Replan, replan
 from gpuplan_job.contract import Measured
 

@@ -10,8 +10,8 @@ import pytest
 from gpuplan.cli.options import Given
 from gpuplan.cli.planning import built, gather, over_defaults, resolve_profile, said, settled
 from gpuplan.core.errors import UsageError
-from gpuplan.planning.cost import Cost
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.money.cost import Cost
+from gpuplan.planning.speed.throughput import Hours
 
 if TYPE_CHECKING:
     from conftest import MakePlan

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.traces import Traced
+from gpuplan.planning.traces.source import Traced
 from gpuplan_job.step_trace import Allocations, InputSpec, Operations, StepTrace, TraceRequest
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpuplan.planning.advice import Advice, Question, advise
-from gpuplan.planning.batch_ways import Machine
+from gpuplan.planning.advice.advice import Advice, Question, advise
+from gpuplan.planning.advice.batch_ways import Machine
 from gpuplan.reports.advise_text import advise_text, header, number
 from gpuplan.reports.layout import Facts, Line, Table
 

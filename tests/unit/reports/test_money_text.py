@@ -10,7 +10,7 @@ import pytest
 
 from gpuplan.cli.planning import build
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.cost import beside_instance
+from gpuplan.planning.money.cost import beside_instance
 from gpuplan.profiles.prices import LIVE_SOURCE, LivePrices, Price
 from gpuplan.reports.layout import Table
 from gpuplan.reports.money_text import OLD_DAYS, beside, cost_text, money_facts

@@ -13,9 +13,9 @@ import pytest
 from gpuplan.cli.app import COMMANDS
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import duration, usd
-from gpuplan.planning.cost import Cost, beside_instance
+from gpuplan.planning.money.cost import Cost, beside_instance
 from gpuplan.planning.plan import TotalCost
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.speed.throughput import Hours
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.plan_text import header, hours_text, next_commands, plan_text

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 from gpuplan.backends.fake import synthetic_results
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
-from gpuplan.planning.cost import Cost
 from gpuplan.planning.decision import Decision, decide
 from gpuplan.planning.job_input import job_input
-from gpuplan.planning.throughput import Hours
+from gpuplan.planning.money.cost import Cost
+from gpuplan.planning.speed.throughput import Hours
 from gpuplan.store import events as ev
 from gpuplan_job.contract import LR_RESULT_FILE, LrResult
 
