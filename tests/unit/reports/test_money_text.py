@@ -90,7 +90,7 @@ def test_what_is_charged_beside_the_instances_has_a_row_where_it_shows_in_cents(
 def test_charges_name_what_is_in_the_total_what_is_not_and_the_age_of_their_prices(make_plan: MakePlan) -> None:
     [line] = facts(make_plan(IMAGENET))["charges"]
     inside, _, outside = line.partition("; not in it: ")
-    assert inside.startswith("in the total: $0.57 ($0.99) for billed start-up, S3 reads $1.06")
+    assert inside.startswith("in the total: $2.35 ($4.56) for billed start-up, S3 reads $0.54")
     assert "S3 storage $0.63 a month" in outside
     assert "data transfer, tax" in outside
     assert "(prices of 2025-10-28, 390 days old)" in outside
@@ -106,7 +106,7 @@ def test_a_charge_without_a_price_is_named_as_not_counted_with_the_reason(make_p
 
 def test_elsewhere_compares_and_says_that_nothing_runs_there(make_plan: MakePlan) -> None:
     [line] = facts(make_plan(IMAGENET))["elsewhere"]
-    assert "EC2 on demand $97.27" in line
+    assert "EC2 on demand $98.66" in line
     assert "at $5.67/h (2026-07-20, 125 days old)" in line
     assert "at $2.18/h (sampled 2025-09..2026-05, it moves)" in line
     assert "SageMaker spot unknown (its discount is not published)" in line

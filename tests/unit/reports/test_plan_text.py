@@ -174,3 +174,9 @@ def test_next_commands_can_be_pasted_into_a_shell(arguments: list[str]) -> None:
     assert shlex.split(launch) == ["gpuplan", "launch", *arguments]
     assert shlex.split(plan) == ["gpuplan", "plan", *arguments, "--out", "plan.json"]
     assert {"launch", "plan"} <= COMMANDS.keys()
+
+
+def test_how_data_on_s3_reach_the_steps_is_said_and_of_other_data_nothing(make_plan: MakePlan) -> None:
+    _, _, facts = parts(make_plan(G5 | {"workload.data": "imagenet", "workload.model": "resnet50"}))
+    assert facts["data"] == ["lr-find opens what it needs on S3; train gets all 146 GB copied from S3 first, billed"]
+    assert "data" not in parts(make_plan(G5))[2]
