@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from gpuplan.planning.memory.step_program import Around, Loop, Optimizer
+from gpuplan.planning.memory.step_program import CUBLAS_WORKSPACE, Around, Loop, Optimizer
 from gpuplan_job.step_trace import InputSpec, StepTrace, TraceRequest
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _measured(row: dict[str, str]) -> Run:
             loop=loop,
             buckets=False,
             # The scripts published with the image runs set CUBLAS_WORKSPACE_CONFIG=:0:0.
-            cublas_workspaces=tokens,
+            cublas_workspace=CUBLAS_WORKSPACE if tokens else 0,
         ),
         measured=peak,
         decisions=(card, *(Decision(round(float(gib) * GIB), word == "fits") for gib, word in caps)),

@@ -126,7 +126,8 @@ def _chosen(instance: str | None, card_gib: float | None) -> Card | None:
             fix="--instance g5, or --card-gib 24",
         )
     size = profile.gpu.memory_mib if card_gib is None else round(card_gib * MIB_PER_GIB)
-    return Card(instance=profile.name, gpu=profile.gpu.model, memory_mib=size)
+    gpu = profile.gpu
+    return Card(instance=profile.name, gpu=gpu.model, memory_mib=size, compute_capability=gpu.compute_capability)
 
 
 def _cards() -> list[Card]:
@@ -136,7 +137,13 @@ def _cards() -> list[Card]:
         if isinstance(profile, InstanceProfile):
             gpu = profile.gpu
             cards.setdefault(
-                (gpu.model, gpu.memory_mib), Card(instance=profile.name, gpu=gpu.model, memory_mib=gpu.memory_mib)
+                (gpu.model, gpu.memory_mib),
+                Card(
+                    instance=profile.name,
+                    gpu=gpu.model,
+                    memory_mib=gpu.memory_mib,
+                    compute_capability=gpu.compute_capability,
+                ),
             )
     return sorted(cards.values(), key=lambda card: -card.memory_mib)
 

@@ -62,7 +62,7 @@ class LocalTraces:
         how = f"traced with torch {versions[0]}"
         step: StepTrace | Unknown | None = _kept(path, request)
         if step is None:
-            self._say(f"tracing {request.model} without a GPU, once: it is kept under {self.folder}")
+            self._say(f"tracing {_what(request)} without a GPU, once: it is kept under {self.folder}")
             step = self._trace(request, path)
         if isinstance(step, Unknown):
             return shipped if isinstance(shipped, Traced) else step
@@ -87,6 +87,13 @@ class LocalTraces:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, text)
         return step
+
+
+def _what(request: TraceRequest) -> str:
+    """Return a request in words."""
+    size = f"{request.inputs.length} tokens" if request.inputs.length else f"{request.inputs.height} px"
+    again = ", with activation checkpointing" if request.checkpointing else ""
+    return f"{request.model} ({size}, {request.arithmetic}{again})"
 
 
 def _versions() -> list[str] | None:

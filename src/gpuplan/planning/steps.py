@@ -210,6 +210,7 @@ def _memory(
         world_size=batch.world_size,
         loop=loop,
         device=place.hardware.device,
+        compute_capability=place.gpu.compute_capability,
     )
     return memory.estimate(inputs.traced(), process, place.memory_mib)
 

@@ -14,7 +14,14 @@ from pydantic import Field
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import BYTES_PER_GIB, gib_from_bytes, gib_from_mib
 from gpuplan.planning.memory.allocator import Step, least_capacity, replay
-from gpuplan.planning.memory.step_program import Around, Optimizer, assemble, at_peak
+from gpuplan.planning.memory.step_program import (
+    CUBLAS_WORKSPACE,
+    HOPPER_CUBLAS_WORKSPACE,
+    Around,
+    Optimizer,
+    assemble,
+    at_peak,
+)
 from gpuplan_job.contract import Precision
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ MARGIN = 0.02
 """Between `fits` and `too_big`. Of published runs and caps none ran out of memory that fits with this much to spare."""
 _MOST = 1.25
 """No published peak was more than this times the estimate: cuDNN takes workspaces while there is room for them."""
+_HOPPER = "9.0"
 _CPU_RESERVED = 1.2
 """A process's memory over bytes in use where malloc serves them: not measured beyond small models."""
 _NEAR_RANGE = 64
@@ -50,6 +58,8 @@ class TrainingProcess(Frozen):
     loop: Literal["lightning", "plain"] = "lightning"
     """Where gradients are set to zero: after the forward pass (Lightning), or before it."""
     device: Literal["cuda", "mps", "cpu"] = "cuda"
+    compute_capability: str | None = None
+    """Of a CUDA GPU, such as `9.0`: Hopper's cuBLAS takes more. None: not known, taken for an earlier one."""
 
 
 class MemoryItem(Frozen):
@@ -213,6 +223,7 @@ def _around(process: TrainingProcess) -> Around:
         weight_decay=process.weight_decay,
         loop=process.loop,
         buckets=process.world_size > 1,
+        cublas_workspace=HOPPER_CUBLAS_WORKSPACE if process.compute_capability == _HOPPER else CUBLAS_WORKSPACE,
     )
 
 

@@ -45,6 +45,7 @@ class Card(Frozen):
     """Profile it is found in, or what the user calls it."""
     gpu: str
     memory_mib: int
+    compute_capability: str | None = None
 
 
 class CardVerdict(Frozen):
@@ -110,6 +111,8 @@ def report(
     if isinstance(traced, Unknown):
         return traced
     process = question.process
+    if len(cards) == 1:
+        process = process.model_copy(update={"compute_capability": cards[0].compute_capability})
     first = cards[0].memory_mib if cards else UNBOUNDED_MIB
     found = estimate(traced, process, first)
     if isinstance(found, Unknown):
@@ -180,6 +183,7 @@ def _request(question: MemoryQuestion, data: DataDescription) -> TraceRequest:
 
 
 def _on(card: Card, traced: Traced, process: TrainingProcess, *, search: bool) -> CardVerdict:
+    process = process.model_copy(update={"compute_capability": card.compute_capability})
     found = estimate(traced, process, card.memory_mib)
     largest = largest_batch(traced, process, card.memory_mib) if search else None
     return CardVerdict(

@@ -29,9 +29,11 @@ otherwise; zeroed in place (`set_to_none=False`, the default before torch 2.0) t
 ITERATIONS = 4
 """Without a bound nothing new is reserved after the third: the first has no optimizer state, the second finds its
 blocks in the way. Within a bound the fourth may still run out of memory (VGG-16 in benchmarks/memory_accuracy.py)."""
-_CUBLAS_WORKSPACE = 4096 * 2 * 1024 + 16 * 8 * 1024
+CUBLAS_WORKSPACE = 4096 * 2 * 1024 + 16 * 8 * 1024
 """Bytes of `:4096:2:16:8`, torch's default, which the caching allocator makes for each handle at its first product and
-keeps: one for the forward pass, one for autograd's thread (CUDABlas.cpp, CublasHandlePool.cpp). Hopper: 32 MiB each."""
+keeps: one for the forward pass, one for autograd's thread (CUDABlas.cpp, CublasHandlePool.cpp)."""
+HOPPER_CUBLAS_WORKSPACE = 32 * MIB
+"""The same where the compute capability is 9.0."""
 _BUCKET = 25 * MIB
 _FIRST_BUCKET = MIB
 """Of DistributedDataParallel: gradients are reduced in buckets of 25 MiB, the first of 1 MiB."""
@@ -99,8 +101,8 @@ class Around:
     loop: Loop
     buckets: bool
     """Whether DistributedDataParallel keeps a second copy of the gradients."""
-    cublas_workspaces: bool = True
-    """False where CUBLAS_WORKSPACE_CONFIG=:0:0 takes them from cuBLAS."""
+    cublas_workspace: int = CUBLAS_WORKSPACE
+    """Bytes of each; 0 where CUBLAS_WORKSPACE_CONFIG=:0:0 takes them from cuBLAS."""
 
 
 KINDS = ("activations", "half-precision weights", "gradients", "temporaries")
@@ -128,7 +130,7 @@ class _Assembly:
         self.gradients: list[int] = []
         self.inputs: list[int] = []
         self.outputs: list[int] = []
-        self.workspaces = 0 if around.cublas_workspaces else 2
+        self.workspaces = 0 if around.cublas_workspace else 2
         self.live: dict[int, int] = {}
         """Of the step's allocations those alive, with their numbers in the program."""
 
@@ -175,7 +177,7 @@ class _Assembly:
     def _make_workspace(self, wanted: int) -> None:
         """Give cuBLAS its workspaces up to `wanted`."""
         while self.workspaces < wanted:
-            self.program.make(_CUBLAS_WORKSPACE, "cuBLAS workspaces")
+            self.program.make(self.around.cublas_workspace, "cuBLAS workspaces")
             self.workspaces += 1
 
     def _zero_gradients(self) -> None:

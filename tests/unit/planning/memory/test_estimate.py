@@ -117,6 +117,15 @@ def test_a_size_that_was_not_traced_widens_the_band_and_asks_for_more_room() -> 
     assert known(rough, PROCESS).error_band[1] > known(CHAIN, PROCESS).error_band[1]
 
 
+def test_hopper_s_cublas_takes_more() -> None:
+    def workspaces(capability: str | None) -> float:
+        found = known(CHAIN, PROCESS.model_copy(update={"compute_capability": capability}))
+        return next(item.gib for item in found.items if item.name == "cuBLAS workspaces")
+
+    assert workspaces("9.0") == pytest.approx(2 * 32 / 1024)
+    assert workspaces("8.6") == workspaces(None) == pytest.approx(2 * 8.125 / 1024)
+
+
 def test_on_a_cpu_there_is_no_context_but_the_libraries() -> None:
     found = known(CHAIN, PROCESS.model_copy(update={"device": "cpu"}))
     assert next(item for item in found.items if item.name == "context").gib == pytest.approx(0.8)

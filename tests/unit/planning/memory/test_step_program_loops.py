@@ -2,7 +2,7 @@
 
 import pytest
 
-from gpuplan.planning.memory.step_program import Around, Loop, assemble, at_peak
+from gpuplan.planning.memory.step_program import CUBLAS_WORKSPACE, Around, Loop, assemble, at_peak
 from gpuplan_job.step_trace import Allocations, InputSpec, Operations, StepTrace, TraceRequest
 
 WEIGHT, ACTIVATION, OUTPUT = 64 << 20, 32 << 20, 16 << 20
@@ -35,8 +35,8 @@ def a_trace() -> StepTrace:
     )
 
 
-def around(loop: Loop, *, cublas_workspaces: bool = False) -> Around:
-    return Around(1, "sgd", 0.0, 0.0, loop, buckets=False, cublas_workspaces=cublas_workspaces)
+def around(loop: Loop, *, cublas_workspace: int = 0) -> Around:
+    return Around(1, "sgd", 0.0, 0.0, loop, buckets=False, cublas_workspace=cublas_workspace)
 
 
 def in_use_when_each_activation_is_made(loop: Loop) -> list[dict[str, int]]:
@@ -100,7 +100,7 @@ def test_a_gradient_that_is_added_to_the_last_one_is_there_twice_for_a_moment() 
 
 
 def test_cublas_keeps_one_workspace_for_each_direction_from_the_first_iteration_on() -> None:
-    with_them = assemble(a_trace(), around("plain", cublas_workspaces=True))
+    with_them = assemble(a_trace(), around("plain", cublas_workspace=CUBLAS_WORKSPACE))
     assert with_them.kinds.count("cuBLAS workspaces") == 2
     assert at_peak(with_them)["cuBLAS workspaces", 0] == 2 * 8519680
     assert "cuBLAS workspaces" not in assemble(a_trace(), around("plain")).kinds
