@@ -8,7 +8,7 @@ import pytest
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.engine.tracing import LocalTraces
-from gpuplan.planning.traces.source import Traced
+from gpuplan.planning.traces.source import Shipped, Traced
 from gpuplan_job.step_trace import InputSpec, TraceRequest
 
 if TYPE_CHECKING:
@@ -79,6 +79,16 @@ def test_a_kept_trace_that_was_damaged_is_made_anew(own: Path) -> None:
     kept.write_text(kept.read_text()[:-40])
     assert outputs(LocalTraces(folder, said.append).find(OWN)) == 10
     assert len(said) == 2
+
+
+@pytest.mark.slow
+def test_a_size_that_a_model_does_not_take_is_unknown_though_a_trace_could_be_scaled_to_it(tmp_path: Path) -> None:
+    odd = TraceRequest("vit_b_16", InputSpec("images", height=230, width=230), "fp32")
+    assert isinstance(Shipped().find(odd), Traced)
+    found = LocalTraces(tmp_path, lambda _: None).find(odd)
+    assert isinstance(found, Unknown)
+    assert "does not take 230x230 images" in found.unknown
+    assert "--image-size" in found.unknown
 
 
 @pytest.mark.slow

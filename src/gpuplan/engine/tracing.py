@@ -14,7 +14,7 @@ import sys
 import tempfile
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from gpuplan.core import payload
 from gpuplan.core.frozen import Unknown
@@ -32,6 +32,12 @@ _NEEDED = ("torch", "torchvision")
 _LONGEST_SECONDS = 900
 _KEPT_FROM_TRACER = "AWS_"
 """Variables that begin so hold credentials or lead to them; a user's model has no business with them."""
+
+
+class _Failed(NamedTuple):
+    reason: str
+    by_machine: bool
+    """Whether it is this machine that cannot trace, rather than the model that cannot be traced."""
 
 
 class LocalTraces:
@@ -60,15 +66,16 @@ class LocalTraces:
         name = sha256_hex("\n".join([request.to_json(), payload.digest(), *versions]))
         path = self.folder / f"{name[:32]}.json"
         how = f"traced with torch {versions[0]}"
-        step: StepTrace | Unknown | None = _kept(path, request)
+        step: StepTrace | _Failed | None = _kept(path, request)
         if step is None:
             self._say(f"tracing {_what(request)} without a GPU, once: it is kept under {self.folder}")
             step = self._trace(request, path)
-        if isinstance(step, Unknown):
-            return shipped if isinstance(shipped, Traced) else step
+        if isinstance(step, _Failed):
+            # A model that does not take this size has no memory there; a machine that cannot trace says nothing of it.
+            return shipped if isinstance(shipped, Traced) and step.by_machine else Unknown(unknown=step.reason)
         return Traced(step, how)
 
-    def _trace(self, request: TraceRequest, path: Path) -> StepTrace | Unknown:
+    def _trace(self, request: TraceRequest, path: Path) -> StepTrace | _Failed:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(_KEPT_FROM_TRACER)}
         with tempfile.TemporaryDirectory() as folder:
             asked, made = Path(folder, "request.json"), Path(folder, "trace.json")
@@ -79,9 +86,10 @@ class LocalTraces:
                     program, env=environment, capture_output=True, text=True, timeout=_LONGEST_SECONDS, check=False
                 )
             except subprocess.TimeoutExpired:
-                return Unknown(unknown=f"tracing {request.model} took more than {_LONGEST_SECONDS // 60} minutes")
+                minutes = _LONGEST_SECONDS // 60
+                return _Failed(f"tracing {request.model} took more than {minutes} minutes", by_machine=True)
             if done.returncode != 0:
-                return Unknown(unknown=_reason(done.stderr, request.model))
+                return _failed(done.stderr, request.model)
             text = made.read_text(encoding="utf-8")
         step = StepTrace.from_json(text)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -121,11 +129,11 @@ def _digest(name: str) -> str:
         return ""
 
 
-def _reason(stderr: str, model: str) -> str:
+def _failed(stderr: str, model: str) -> _Failed:
     """Return why tracing failed: the payload's own words, or the last line of whatever it died of."""
     lines = stderr.strip().splitlines() or ["it ended without a word"]
     try:
         failure = json.loads(lines[-1])
-        return f"{failure['message']}; {failure['fix']}"
+        return _Failed(f"{failure['message']}; {failure['fix']}", by_machine=failure["kind"] == "device")
     except (ValueError, KeyError, TypeError):
-        return f"tracing {model} failed: {lines[-1]}; {HOW_TO_TRACE}"
+        return _Failed(f"tracing {model} failed: {lines[-1]}; {HOW_TO_TRACE}", by_machine=True)
