@@ -38,7 +38,7 @@ def plan_text(plan: LaunchPlan, today: date) -> list[Line | Table | Facts]:
     rows = [_row(step) for step in plan.steps]
     if charged := beside(plan):
         rows.append(("charges", "", "", "", "", "", cost_text(charged)))
-    rows.append(("total", "", "", "", "", hours_text(plan.total.time_hours), cost_text(plan.total.cost_usd)))
+    rows.append(("total", "", "", "", "", _time(plan.total.time_hours), cost_text(plan.total.cost_usd)))
     rows += _most(plan)
     return [
         Line(header(plan)),
@@ -80,7 +80,7 @@ def _row(step: StepPlan) -> tuple[str, ...]:
         str(step.gpus),
         product,
         _memory(step.memory),
-        hours_text(step.time_hours),
+        _time(step.time_hours),
         cost_text(step.cost_usd),
     )
 
@@ -94,6 +94,22 @@ def _most(plan: LaunchPlan) -> list[tuple[str, ...]]:
     charged, _ = beside_instance(charge for step in plan.steps for charge in step.charges)
     most = usd(total.worst_case + charged.p90)
     return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), most)]
+
+
+def _time(hours: Hours | Unknown) -> str:
+    """Return a cell of the table: a reason is too long for it and stands below."""
+    return "unknown" if isinstance(hours, Unknown) else hours_text(hours)
+
+
+def _unknown(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
+    """Yield why memory or time is not known, each reason once."""
+    found: dict[str, list[str]] = {}
+    for step in plan.steps:
+        for what, value in (("memory", step.memory), ("time", step.time_hours)):
+            if isinstance(value, Unknown) and what not in found.setdefault(value.unknown, []):
+                found[value.unknown].append(what)
+    for reason, parts in found.items():
+        yield "unknown", f"{' and '.join(parts)}: {reason}"
 
 
 def _memory(memory: MemoryEstimate | Unknown) -> str:
@@ -120,6 +136,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         speed = train.samples_per_second
         known = "" if isinstance(speed, Unknown) else f": about {significant(speed)} samples/s over {train.gpus} GPUs"
         yield "bound", f"{train.bound}{known.replace('GPUs', 'processes') if plan.device == 'cpu' else known}"
+    yield from _unknown(plan)
     yield (
         "estimates",
         "from the trace of a step and published speeds; bands are in -o json, errors in docs/estimates.md",
