@@ -76,6 +76,26 @@ def trace(
     )
 
 
+def of_kernels(operations: Operations, trainable: int = 4) -> StepTrace:
+    """Return a step of which only its kernels and the bytes of its one weight matter."""
+    return StepTrace(
+        request=TraceRequest("some:net", InputSpec("images"), "mixed"),
+        modules=[""],
+        trainable=[trainable],
+        trainable_module=[0],
+        frozen=[],
+        buffers=[],
+        inputs=[],
+        allocations=Allocations([], [], [], []),
+        outputs=[],
+        forward=[],
+        backward=[],
+        operations=operations,
+        guesses=0,
+        versions={},
+    )
+
+
 def traced(step: StepTrace | None = None, size_error: float = 0.0) -> Traced:
     """Return a trace with its standing."""
     return Traced(step or trace(), "made by hand", size_error)

@@ -4,7 +4,8 @@ from hypothesis import strategies as st
 
 from gpuplan.planning.speed import roofline
 from gpuplan.planning.speed.roofline import Efficiency, Shares, Speeds
-from gpuplan_job.step_trace import Allocations, InputSpec, Operations, StepTrace, TraceRequest
+from gpuplan_job.step_trace import Operations, StepTrace
+from unit.planning.tracing import of_kernels
 
 A100 = Speeds(half_tflops=312, tf32_tflops=156, fp32_tflops=19.5, bandwidth_gbs=2039, mixed=True)
 V100 = Speeds(half_tflops=125, tf32_tflops=None, fp32_tflops=15.7, bandwidth_gbs=900, mixed=False)
@@ -17,22 +18,7 @@ Row = tuple[str, int, float, float, float, float, bool]
 def of_rows(*rows: Row) -> StepTrace:
     """Return a trace of kernels: name, count, flops and bytes each fixed and per sample, forward."""
     name, count, flops_fixed, flops, bytes_fixed, moved, forward = (list(column) for column in zip(*rows, strict=True))
-    return StepTrace(
-        request=TraceRequest("some:net", InputSpec("images"), "mixed"),
-        modules=[""],
-        trainable=[4],
-        trainable_module=[0],
-        frozen=[],
-        buffers=[],
-        inputs=[],
-        allocations=Allocations([], [], [], []),
-        outputs=[],
-        forward=[],
-        backward=[],
-        operations=Operations(name, count, flops_fixed, flops, bytes_fixed, moved, forward),
-        guesses=0,
-        versions={},
-    )
+    return of_kernels(Operations(name, count, flops_fixed, flops, bytes_fixed, moved, forward))
 
 
 operators = st.sampled_from(["convolution", "convolution_backward/depthwise", "mm", "bmm", "relu_", "add", "_softmax"])

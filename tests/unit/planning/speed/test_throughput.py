@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.speed import throughput
 from gpuplan.planning.speed.throughput import Hardware, Hours, StepLoad, StepTime, TimeEstimate
-from gpuplan_job.step_trace import Allocations, InputSpec, Operations, StepTrace, TraceRequest
+from gpuplan_job.step_trace import Operations, StepTrace
+from unit.planning.tracing import of_kernels
 
 
 def traced(parameters: int = 25_557_032, gflop: float = 8.2, megabytes: float = 130.0, kernels: int = 160) -> StepTrace:
@@ -18,19 +19,8 @@ def traced(parameters: int = 25_557_032, gflop: float = 8.2, megabytes: float = 
         ("cudnn_batch_norm_backward", half, 0.0, megabytes * 3 / 2 / half * 1e6, False),
     ]
     zeros = [0.0] * len(rows)
-    return StepTrace(
-        request=TraceRequest("resnet50", InputSpec("images"), "mixed"),
-        modules=[""],
-        trainable=[4 * parameters],
-        trainable_module=[0],
-        frozen=[],
-        buffers=[],
-        inputs=[],
-        allocations=Allocations([], [], [], []),
-        outputs=[],
-        forward=[],
-        backward=[],
-        operations=Operations(
+    return of_kernels(
+        Operations(
             name=[row[0] for row in rows],
             count=[row[1] for row in rows],
             flops_fixed=zeros,
@@ -39,8 +29,7 @@ def traced(parameters: int = 25_557_032, gflop: float = 8.2, megabytes: float = 
             bytes_per_sample=[row[3] for row in rows],
             forward=[row[4] for row in rows],
         ),
-        guesses=0,
-        versions={},
+        trainable=4 * parameters,
     )
 
 
