@@ -9,6 +9,7 @@ from gpuplan import pipelines
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
+from gpuplan.planning.advice.parts import norm_of
 from gpuplan.planning.batch import BatchPlan, plan_batches
 from gpuplan.planning.limits import limit_steps, worst_case
 from gpuplan.planning.money.alternatives import alternatives
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Protocol
 
+    from gpuplan.planning.finder import Finder
     from gpuplan.planning.inputs import PlanInputs
 
     class Pipeline(Protocol):
@@ -67,8 +69,10 @@ def batches(inputs: PlanInputs) -> BatchPlan:
     )
 
 
-def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequence[StepPlan]) -> LaunchPlan:
-    """Return the plan made of these steps, with totals, warnings and provenance."""
+def assemble(
+    inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequence[StepPlan], found: Finder | None = None
+) -> LaunchPlan:
+    """Return the plan made of these steps, with totals, warnings and provenance; `found` is lr-find's machine."""
     settings, profile = inputs.settings, inputs.profile
     steps = [
         step.model_copy(update={"charges": charges(step, inputs), "alternatives": alternatives(step, inputs)})
@@ -82,7 +86,7 @@ def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequenc
         raise UsageError(
             f"--max-hours: backend {settings.launch.backend} enforces no time limit", fix="drop --max-hours"
         )
-    finder = finder_plan(inputs, batch) if any(step.sweep for step in steps) else None
+    finder = finder_plan(inputs, batch, found) if found else None
     plan = LaunchPlan(
         pipeline=pipeline,
         instance=profile.name,
@@ -115,7 +119,9 @@ def assemble(inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequenc
             live_prices=inputs.live,
         ),
     )
-    return plan.model_copy(update={"warnings": warnings_for(plan, profile)})
+    traced = inputs.traced()
+    norm = norm_of(None if isinstance(traced, Unknown) else traced.step)
+    return plan.model_copy(update={"warnings": warnings_for(plan, profile, norm)})
 
 
 def _profile_digest(inputs: PlanInputs, name: str) -> str:

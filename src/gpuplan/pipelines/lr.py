@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import UsageError
 from gpuplan.pipelines.base import assemble, batches
-from gpuplan.planning.steps import lr_find_step
+from gpuplan.planning.steps import find_finder, lr_find_step
 
 if TYPE_CHECKING:
     from gpuplan.planning.inputs import PlanInputs
@@ -31,4 +31,5 @@ def build(inputs: PlanInputs) -> LaunchPlan:
             fix="drop --spot",
         )
     batch = batches(inputs)
-    return assemble(inputs, "lr", batch, [lr_find_step(inputs, batch)])
+    finder = find_finder(inputs, batch)
+    return assemble(inputs, "lr", batch, [lr_find_step(inputs, batch, finder)], finder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuplan.pipelines.base import assemble, batches
-from gpuplan.planning.steps import lr_find_step, train_step
+from gpuplan.planning.steps import find_finder, lr_find_step, train_step
 
 if TYPE_CHECKING:
     from gpuplan.planning.inputs import PlanInputs
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def build(inputs: PlanInputs) -> LaunchPlan:
     """Return the plan: lr-find unless the learning rate is given, then train."""
     batch = batches(inputs)
-    steps = [train_step(inputs, batch)]
-    if inputs.settings.lr.learning_rate is None:
-        steps.insert(0, lr_find_step(inputs, batch))
-    return assemble(inputs, "lr-then-train", batch, steps)
+    finder = find_finder(inputs, batch) if inputs.settings.lr.learning_rate is None else None
+    steps = [train_step(inputs, batch, finder)]
+    if finder is not None:
+        steps.insert(0, lr_find_step(inputs, batch, finder))
+    return assemble(inputs, "lr-then-train", batch, steps, finder)

@@ -13,6 +13,11 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Frozen
 from gpuplan_job.sampling import EpochLayout
 
+BATCHNORM_NEEDS = 16
+"""Samples per GPU under which BatchNorm's statistics grow noisy."""
+LARGE_BATCH = 8192
+"""Goyal et al. 2017 hold accuracy up to this global batch; past it a layer-wise optimizer is advised."""
+
 
 class StepBatch(Frozen):
     """The batch of one step of a pipeline; `global` is samples per optimizer step over all GPUs."""

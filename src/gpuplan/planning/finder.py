@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 SAME_GPU_WORTH = (Decimal("0.25"), Decimal("0.01"))
 """What a range test on the training's own GPU may cost more than the cheapest: USD, or this share of the training's p50
-cost if that is more. Its measured step narrows the training's p90 from 1.6 to 1.15 times p50 and its measured memory is
-the training's: worth a hundredth of the bill, and of a small bill, more than the cents between small machines."""
+cost if that is more. Its measured step narrows the training's p90 from 1.3 or 1.4 to 1.15 times p50, and its measured
+memory is the training's. That is worth a hundredth of the bill, and of a small bill, more than the cents between small
+machines."""
 
 
 _AS_LARGE = 0.99

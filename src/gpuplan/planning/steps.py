@@ -35,19 +35,19 @@ _FORWARD_SHARE = 1 / 3
 """A forward pass costs about a third of a training step."""
 
 
-def lr_find_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
+def lr_find_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder) -> StepPlan:
     """Return the planned LR range test on one GPU."""
     sweep = _sweep(inputs, batches)
-    found = _finder(inputs, batches).option
+    found = finder.option
     work = _Work(batches.lr_find, sweep.runs * sweep.iterations, sweep=sweep)
     return _step_plan(inputs, found.place, work, found.time)
 
 
-def finder_plan(inputs: PlanInputs, batches: BatchPlan) -> FinderPlan | None:
+def finder_plan(inputs: PlanInputs, batches: BatchPlan, found: Finder) -> FinderPlan | None:
     """Return where lr-find runs and why, with the cost on the whole instance of the training; None without AWS."""
     if service(inputs) is None:
         return None
-    found, training = _finder(inputs, batches), place_training(inputs)
+    training = place_training(inputs)
     naive = place_on_one_gpu_of_training(inputs)
     time = _range_test_time(inputs, naive, batches)
     return FinderPlan(
@@ -61,13 +61,14 @@ def finder_plan(inputs: PlanInputs, batches: BatchPlan) -> FinderPlan | None:
     )
 
 
-def train_step(inputs: PlanInputs, batches: BatchPlan) -> StepPlan:
-    """Return the planned training on all GPUs."""
-    place, finder = place_training(inputs), _finder(inputs, batches).place
+def train_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder | None = None) -> StepPlan:
+    """Return the planned training on all GPUs; `finder` is what its lr-find runs on, None where the LR is given."""
+    place = place_training(inputs)
+    same_gpu = finder is not None and finder.place.gpu == place.gpu
     work = _Work(
         batches.train,
         batches.steps_per_epoch * inputs.settings.workload.epochs,
-        measured_scale=_measured_scale(inputs, batches, finder, place) if finder.gpu == place.gpu else None,
+        measured_scale=_measured_scale(inputs, batches, finder.place, place) if finder and same_gpu else None,
         loading_seconds=_loading_seconds(inputs, batches, place),
         spot=_spot(inputs),
     )
@@ -177,8 +178,8 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
     )
 
 
-def _finder(inputs: PlanInputs, batches: BatchPlan) -> Finder:
-    """Return the machine of lr-find among those it could run on, and why."""
+def find_finder(inputs: PlanInputs, batches: BatchPlan) -> Finder:
+    """Return the machine of lr-find among those it could run on, and why; a pipeline with an lr-find asks once."""
     training = place_training(inputs)
     time = _training_time(inputs, training, batches)
     options = [_option(inputs, place, batches) for place in place_finders(inputs)]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, duration
+from gpuplan.planning.batch import BATCHNORM_NEEDS, LARGE_BATCH
 from gpuplan.planning.limits import ORDINARY_LONGEST_SECONDS
 from gpuplan.planning.plan import PlanWarning
 from gpuplan.planning.speed.throughput import Hours
@@ -13,18 +14,14 @@ from gpuplan.planning.speed.throughput import Hours
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from gpuplan.planning.advice.parts import Norm
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.profiles.schema import InstanceProfile
 
-_BATCHNORM_NEEDS = 16
-"""Samples per GPU under which BatchNorm statistics grow noisy."""
-_LARGE_BATCH = 8192
-"""Goyal et al. 2017 hold accuracy up to this global batch; past it a layer-wise optimizer is advised."""
 
-
-def warnings_for(plan: LaunchPlan, profile: InstanceProfile) -> tuple[PlanWarning, ...]:
-    """Return the plan's warnings, most important first."""
-    return (*_instance(plan, profile), *_finder(plan), *_batch(plan), *_limits(plan), *_estimates(plan, profile))
+def warnings_for(plan: LaunchPlan, profile: InstanceProfile, norm: Norm) -> tuple[PlanWarning, ...]:
+    """Return the plan's warnings, most important first; `norm` is the model's normalisation."""
+    return (*_instance(plan, profile), *_finder(plan), *_batch(plan, norm), *_limits(plan), *_estimates(plan, profile))
 
 
 def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
@@ -48,7 +45,7 @@ def _finder(plan: LaunchPlan) -> Iterator[PlanWarning]:
         )
 
 
-def _batch(plan: LaunchPlan) -> Iterator[PlanWarning]:
+def _batch(plan: LaunchPlan, norm: Norm) -> Iterator[PlanWarning]:
     batch = plan.batch
     if batch.override:
         yield PlanWarning(
@@ -57,17 +54,17 @@ def _batch(plan: LaunchPlan) -> Iterator[PlanWarning]:
             "rate is found under other conditions than it is used",
             fix=f"drop {batch.override.reason}",
         )
-    if batch.train.per_gpu < _BATCHNORM_NEEDS:
+    if norm in {"batch", "unknown"} and batch.train.per_gpu < BATCHNORM_NEEDS:
         yield PlanWarning(
             code="small-batchnorm",
             message=f"{batch.train.per_gpu} samples per GPU make BatchNorm statistics noisy",
-            fix=f"--per-gpu-batch {_BATCHNORM_NEEDS} or more",
+            fix=f"--per-gpu-batch {BATCHNORM_NEEDS} or more",
         )
-    if batch.train.global_batch > _LARGE_BATCH:
+    if batch.train.global_batch > LARGE_BATCH:
         yield PlanWarning(
             code="large-global-batch",
             message=f"a global batch of {batch.train.global_batch:,} needs warm-up and perhaps a layer-wise optimizer",
-            fix=f"keep the global batch at {_LARGE_BATCH:,} or less",
+            fix=f"keep the global batch at {LARGE_BATCH:,} or less",
         )
 
 

@@ -27,6 +27,15 @@ CASES: list[tuple[dict[str, object], list[str]]] = [
     ({"launch.instance": "g6", "lr.finder_batch": 64}, ["batch-override"]),
     ({"launch.instance": "g6", "workload.per_gpu_batch": 16}, []),
     ({"launch.instance": "g6", "workload.per_gpu_batch": 15}, ["small-batchnorm"]),
+    (
+        {
+            **ONE_GPU,
+            "workload.data": "fake:3x224x224:10:1000",
+            "workload.model": "vit_b_16",
+            "workload.per_gpu_batch": 8,
+        },
+        [],
+    ),
     ({**ONE_GPU, "workload.per_gpu_batch": 8192}, []),
     ({**ONE_GPU, "workload.per_gpu_batch": 8193}, ["large-global-batch"]),
     (

@@ -28,13 +28,12 @@ from gpuplan.planning.advice.parts import (
     warm_up,
 )
 from gpuplan.planning.advice.sources import Accuracy, Source
+from gpuplan.planning.batch import LARGE_BATCH
 from gpuplan.workload.schema import Lr
 from gpuplan.workload.schema import Workload as WorkloadSettings
 from gpuplan_job import transfer
 from gpuplan_job.transfer.base import Transfer
 
-_LAYERWISE_ABOVE = 8192
-"""Samples an optimizer step, up to which Goyal et al. 2017 kept the accuracy with SGD."""
 _FINETUNING_BATCH = (16, 32)
 _FINETUNING_SHARE = 0.1
 _MOST_BATCH = 10_000_000
@@ -98,7 +97,7 @@ class ToSameLoss(Frozen):
 class LargeBatch(Frozen):
     """Whether the global batch is past what SGD and Adam are known to take."""
 
-    limit: int = _LAYERWISE_ABOVE
+    limit: int = LARGE_BATCH
     exceeded: bool
     optimizer: str
     """Layer-wise counterpart of the optimizer in use."""
@@ -163,7 +162,7 @@ def advise(question: Question) -> Advice:
         epochs=question.epochs,
         keep_steps=question.fixed == "steps",
     )
-    large = question.to_batch > _LAYERWISE_ABOVE
+    large = question.to_batch > LARGE_BATCH
     norm = batchnorm(micro_batch, question.norm)
     return Advice(
         from_batch=question.from_batch,

@@ -9,7 +9,7 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.frozen import Frozen, Unknown
-from gpuplan.planning.batch import StepBatch
+from gpuplan.planning.batch import BATCHNORM_NEEDS, StepBatch
 from gpuplan.workload.schema import MOST_ACCUMULATION
 from gpuplan_job.sampling import EpochLayout
 
@@ -28,8 +28,6 @@ ACCUMULATION_TIME = (1.5, 2.0)
 """Wall time of accumulating over that of the same batch held at once: practice."""
 _MOST_DROPOUT = 0.5
 _LABEL_SMOOTHING = 0.1
-BATCHNORM_NEEDS = 16
-"""Samples a GPU under which BatchNorm's statistics grow noisy."""
 
 
 class Updates(Frozen):
