@@ -5,13 +5,16 @@ Built by `planning.steps`. The invariant lives in the type: a plan that breaks i
 
 from __future__ import annotations
 
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Frozen
 from gpuplan_job.sampling import EpochLayout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BATCHNORM_NEEDS = 16
 """Samples per GPU under which BatchNorm's statistics grow noisy."""
@@ -98,6 +101,19 @@ def plan_batches(
         finder_steps_per_epoch=EpochLayout(samples, lr_find.per_gpu, 1, 1).steps,
         override=override,
     )
+
+
+def largest_fitting(fits: Callable[[int], bool], below: int) -> int | None:
+    """Return the largest batch under `below` that fits, None if not even 1 does; `fits` is monotone."""
+    low, high = 0, below
+    step = 1
+    while low + step < high and fits(low + step):
+        low, step = low + step, 2 * step
+    high = min(high, low + step)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low or None
 
 
 def _smaller(samples: int, batch: StepBatch, flag: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import OverBudgetError, PlanRefusedError, UsageError
 from gpuplan.core.frozen import Frozen, Unknown
-from gpuplan.planning.batch import StepBatch
+from gpuplan.planning.batch import StepBatch, largest_fitting
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Cost, Rate, rate
 from gpuplan.planning.placement import device, service
@@ -91,19 +91,6 @@ def compare(inputs: Sequence[PlanInputs], build: Build) -> tuple[Row, ...]:
     return tuple(sorted(_marked(rows), key=_order))
 
 
-def largest_batch(fits: Callable[[int], bool], below: int) -> int | None:
-    """Return the largest batch under `below` that fits, None if not even 1 does; `fits` is monotone."""
-    low, high = 0, below
-    step = 1
-    while low + step < high and fits(low + step):
-        low, step = low + step, 2 * step
-    high = min(high, low + step)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low or None
-
-
 def _row(one: PlanInputs, build: Build) -> Row:
     """Return the row of one instance.
 
@@ -116,7 +103,7 @@ def _row(one: PlanInputs, build: Build) -> Row:
     plan = build(one)
     if not _fits(plan):
         wanted = one.settings.workload.per_gpu_batch
-        found = largest_batch(lambda batch: _fits_safely(build(_at(one, batch))), wanted)
+        found = largest_fitting(lambda batch: _fits_safely(build(_at(one, batch))), wanted)
         plan = build(_at(one, found)) if found else plan
     return _of(one, plan)
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gpuplan.core.errors import UsageError
-from gpuplan.planning.batch import BatchOverride, BatchPlan, StepBatch, plan_batches
+from gpuplan.planning.batch import BatchOverride, BatchPlan, StepBatch, largest_fitting, plan_batches
 from gpuplan_job.sampling import EpochLayout
 
 SAMPLES = st.integers(1, 10**7)
@@ -97,3 +97,16 @@ def test_json_and_back_is_the_same_batch_plan(samples: int, per_gpu: int, world:
     assume(samples >= per_gpu * world)
     plan = plan_batches(samples=samples, per_gpu=per_gpu, world_size=world, accumulation=1)
     assert BatchPlan.model_validate_json(plan.canonical_json()) == plan
+
+
+@given(largest=st.integers(0, 3000), below=st.integers(1, 2000))
+def test_the_search_finds_the_largest_batch_that_fits(largest: int, below: int) -> None:
+    asked: list[int] = []
+
+    def fits(batch: int) -> bool:
+        asked.append(batch)
+        return batch <= largest
+
+    assert largest_fitting(fits, below) == (min(largest, below - 1) or None)
+    assert all(1 <= batch < below for batch in asked)
+    assert len(asked) <= 2 * below.bit_length()

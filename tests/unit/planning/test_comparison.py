@@ -15,7 +15,7 @@ from gpuplan.cli.options import Given
 from gpuplan.cli.planning import built, gather, instances, over_defaults, plan_from, resolve_profile, said, settled
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.comparison import Row, compare, largest_batch
+from gpuplan.planning.comparison import Row, compare
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.placement import service
@@ -144,19 +144,6 @@ def test_a_batch_that_does_not_fit_becomes_the_largest_that_does() -> None:
         assert isinstance(train.memory, MemoryEstimate)
         one_more_fits = train.memory.verdict == "fits" and train.memory.peak_gib <= train.memory.capacity_gib
         assert not one_more_fits or name == "p5.48xlarge", "or lr-find has no larger GPU"
-
-
-@given(largest=st.integers(0, 3000), below=st.integers(1, 2000))
-def test_the_search_finds_the_largest_batch_that_fits(largest: int, below: int) -> None:
-    asked: list[int] = []
-
-    def fits(batch: int) -> bool:
-        asked.append(batch)
-        return batch <= largest
-
-    assert largest_batch(fits, below) == (min(largest, below - 1) or None)
-    assert all(1 <= batch < below for batch in asked)
-    assert len(asked) <= 2 * below.bit_length()
 
 
 def test_each_gpu_computes_in_its_best_precision_and_one_without_bf16_cannot_if_that_is_forced() -> None:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import BYTES_PER_GIB, gib_from_bytes, gib_from_mib
+from gpuplan.planning.batch import largest_fitting
 from gpuplan.planning.memory.allocator import Step, least_capacity, replay
 from gpuplan.planning.memory.step_program import (
     CUBLAS_WORKSPACE,
@@ -41,8 +42,8 @@ _MOST = 1.25
 _HOPPER = "9.0"
 _CPU_RESERVED = 1.2
 """A process's memory over bytes in use where malloc serves them: not measured beyond small models."""
-_NEAR_RANGE = 64
-"""Doublings of a batch that a search goes through at most."""
+_NO_BATCH = 1 << 40
+"""A bound for the search that no batch comes near."""
 
 
 class TrainingProcess(Frozen):
@@ -157,23 +158,11 @@ def largest_batch(traced: Traced | Unknown, process: TrainingProcess, memory_mib
     if isinstance(traced, Unknown):
         return traced
 
-    def fits(batch: int) -> bool:
-        found = estimate(traced, process.model_copy(update={"per_gpu_batch": batch}), memory_mib)
+    def fits(size: int) -> bool:
+        found = estimate(traced, process.model_copy(update={"per_gpu_batch": size}), memory_mib)
         return isinstance(found, MemoryEstimate) and found.verdict == "fits"
 
-    high = 1
-    for _ in range(_NEAR_RANGE):
-        if not fits(high):
-            break
-        high *= 2
-    low = high // 2
-    while high - low > 1:
-        middle = (low + high) // 2
-        if fits(middle):
-            low = middle
-        else:
-            high = middle
-    return low
+    return largest_fitting(fits, _NO_BATCH) or 0
 
 
 def items_in_use(asked: Footprint, traced: Traced) -> list[MemoryItem]:
