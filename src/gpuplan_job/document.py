@@ -125,6 +125,8 @@ def _coerce(hint: Any, raw: object, path: str) -> object:  # noqa: ANN401 - a ty
         return _build(typing.cast("type", hint), raw, path)
     if origin is list and isinstance(raw, list):
         return [_coerce(args[0], item, f"{path}[{i}]") for i, item in enumerate(raw)]
+    if origin is tuple and isinstance(raw, list) and len(raw) == len(args):
+        return tuple(_coerce(kind, item, f"{path}[{i}]") for i, (kind, item) in enumerate(zip(args, raw, strict=True)))
     if origin is dict and isinstance(raw, dict):
         return {key: _coerce(args[1], item, f"{path}.{key}") for key, item in raw.items()}
     if hint is float and isinstance(raw, int | float) and not isinstance(raw, bool):

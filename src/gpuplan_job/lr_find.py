@@ -1,13 +1,14 @@
 """The LR range test as a job: `python -m gpuplan_job.lr_find INPUT OUTPUT_DIR` on one device, in its own process.
 
-Started by the launcher. It measures and writes `lr_result.json`; the LR is chosen from that file, not here. It must not
-write checkpoints nor use more than one device.
+Started by the launcher. It measures, decides and writes `lr_result.json`; whoever reads it decides again from the
+curves and must come to the same. It must not write checkpoints nor use more than one device.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ import torch
 
 from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import LR_RESULT_FILE, JobInput, LrResult, Measured, NoiseScale
+from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, Measured, NoiseScale
+from gpuplan_job.decision import decide
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError, write_failure
 from gpuplan_job.pace import Pace
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from gpuplan_job.contract import Progress, SweepSpec, WorkloadSpec
+    from gpuplan_job.contract import Curve, Progress, SweepAt, SweepSpec, WorkloadSpec
     from gpuplan_job.data import Samples
     from gpuplan_job.sweep import Batch
 
@@ -77,7 +79,7 @@ def range_test(
     """
     spec = _checked(job_input, loaders.sample_count(train_set))
     workload, batch = job_input.workload, job_input.batch
-    pace = Pace(job_input.step, spec.runs * spec.iterations, batch.global_batch, time.perf_counter, on_progress)
+    pace = Pace(job_input.step, spec.optimizer_steps, batch.global_batch, time.perf_counter, on_progress)
     noise_scale = None
     single = EpochLayout(loaders.sample_count(train_set), batch.per_gpu, 1, 1)
     if (count := noise.micro_batches(spec.noise_micro_batches, single)) > 0:
@@ -85,38 +87,75 @@ def range_test(
         sampler = loaders.EpochBatches(single, workload.seed, 0)
         noise_scale = _measure_noise(workload, count, network_factory, (train_set, sampler), device)
 
-    sweeper = Sweeper(workload, spec, device, pace)
-    layout = EpochLayout(loaders.sample_count(train_set), batch.per_gpu, 1, batch.accumulation)
-    curves = []
-    for run in range(spec.runs):
-        seed = workload.seed + run
-        pace.begin(f"sweep {run + 1} of {spec.runs}", run * spec.iterations)
-        runtime.seed_everything(seed)
-        network = network_factory().to(device)
-        steps = _optimizer_steps(train_set, loaders.EpochBatches(layout, seed, 0), workload.workers, device)
-        optimizer = optim.build(workload, network.parameters(), spec.lr_min)
-        scaler = runtime.grad_scaler(workload.precision, device)
-        curves.append(sweeper.sweep(network, optimizer, scaler, steps, seed))
-    return LrResult(
+    sweeps = _Sweeps(workload, spec, network_factory, train_set, device, pace)
+    curves = sweeps.run("sweep", spec.own(batch))
+    measured = Measured(
+        step_seconds=pace.step_seconds,
+        busy_seconds=pace.busy_seconds,
+        samples_per_second=pace.samples_per_second,
+        peak_gib=runtime.peak_gib(device),
+        device=runtime.device_name(device),
+    )
+    check = None
+    if spec.check is not None:
+        check = BatchSweeps(
+            spec.check, sweeps.run(f"check at batch {spec.check.batch.global_batch}, sweep", spec.check)
+        )
+    result = LrResult(
         run_id=job_input.run_id,
         step=job_input.step,
         attempt=job_input.attempt,
         input_sha256=input_sha256,
+        workload=workload,
         sweep=spec,
         batch=batch,
-        optimizer=workload.optimizer,
         precision=runtime.effective_precision(workload.precision, device),
         curves=curves,
         noise_scale=noise_scale,
-        measured=Measured(
-            step_seconds=pace.step_seconds,
-            busy_seconds=pace.busy_seconds,
-            samples_per_second=pace.samples_per_second,
-            peak_gib=runtime.peak_gib(device),
-            device=runtime.device_name(device),
-        ),
+        check=check,
+        compared=[BatchSweeps(at, sweeps.run(f"batch {at.batch.global_batch}, sweep", at)) for at in spec.compare],
+        decision=UNDECIDED,
+        measured=measured,
         versions=runtime.versions(),
     )
+    return replace(result, decision=decide(result))
+
+
+class _Sweeps:
+    """Runs the sweeps of one job, each from fresh weights."""
+
+    def __init__(
+        self,
+        workload: WorkloadSpec,
+        spec: SweepSpec,
+        network_factory: Callable[[], nn.Module],
+        train_set: Samples,
+        device: torch.device,
+        pace: Pace,
+    ) -> None:
+        self.workload, self.spec, self.network_factory = workload, spec, network_factory
+        self.train_set, self.device, self.pace = train_set, device, pace
+        self.own_done = 0
+
+    def run(self, phase: str, at: SweepAt) -> list[Curve]:
+        """Return the curves of all sweeps at one batch; only those of the range test's own batch are timed."""
+        layout = EpochLayout(loaders.sample_count(self.train_set), at.batch.per_gpu, 1, at.batch.accumulation)
+        sweeper = Sweeper(self.workload, replace(self.spec, iterations=at.iterations), self.device, self.pace)
+        first = self.own_done
+        curves = []
+        for run in range(at.runs):
+            seed = self.workload.seed + run
+            self.pace.begin(f"{phase} {run + 1} of {at.runs}", first + run * at.iterations, timed=first == 0)
+            runtime.seed_everything(seed)
+            network = self.network_factory().to(self.device)
+            steps = _optimizer_steps(
+                self.train_set, loaders.EpochBatches(layout, seed, 0), self.workload.workers, self.device
+            )
+            optimizer = optim.build(self.workload, network.parameters(), self.spec.lr_min)
+            scaler = runtime.grad_scaler(self.workload.precision, self.device)
+            curves.append(sweeper.sweep(network, optimizer, scaler, steps, seed))
+        self.own_done = first + at.runs * at.iterations
+        return curves
 
 
 def _checked(job_input: JobInput, samples: int) -> SweepSpec:

@@ -37,7 +37,7 @@ class Pace:
         self._on_progress = on_progress
         self._phase = ""
         self._done = 0
-        self._untimed = 0
+        self._untimed: float = 0
         self._last_step = clock()
         self._last_report = -math.inf
         self._arrived = self._last_step
@@ -45,9 +45,12 @@ class Pace:
         self._seconds: list[float] = []
         self._busy: list[float] = []
 
-    def begin(self, phase: str, done: int) -> None:
-        """Enter a phase that starts when `done` steps are done, never going back; its first steps are warm-up."""
-        self._phase, self._untimed = phase, _WARM_UP_STEPS
+    def begin(self, phase: str, done: int, *, timed: bool = True) -> None:
+        """Enter a phase that starts when `done` steps are done, never going back; its first steps are warm-up.
+
+        One whose steps are of another size than the first phase's is not `timed` at all.
+        """
+        self._phase, self._untimed = phase, _WARM_UP_STEPS if timed else math.inf
         self._count_to(done)
         self._last_step = self._clock()
         self._report({})

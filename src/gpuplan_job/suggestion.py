@@ -18,7 +18,7 @@ from gpuplan_job.rules.base import Sweep
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpuplan_job.contract import Curve, LrResult
+    from gpuplan_job.contract import BatchSweeps, Curve, LrResult, SweepSpec, WorkloadSpec
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Rule
 
@@ -73,32 +73,43 @@ class NoSuggestion:
 
 
 def suggest(result: LrResult, rule: str) -> Suggestion | NoSuggestion:
-    """Judge the curves of a range test and, if they can be trusted, let the rule pick the LR.
-
-    The LR holds for one GPU at the sweep's batch and a training of `sweep.reference_steps` steps. It is at most a
-    quarter of the smallest LR at which a sweep diverged; so are the ends of the band.
+    """Judge a range test's own curves and, if they can be trusted, let the rule pick the LR for one GPU at its batch.
 
     Raises:
         LookupError: there is no such rule.
         ValueError: the sweep's specification is empty (no iterations, no reference steps, no rising range).
     """
     spec = result.sweep
-    picker = _Picker(
-        rule,
-        rules.load(rule),
-        Sweep(
-            iterations=spec.iterations,
-            decades=math.log10(spec.lr_max / spec.lr_min) if 0 < spec.lr_min < spec.lr_max else 0.0,
-            reference_steps=spec.reference_steps,
-            optimizer=result.optimizer,
-        ),
-        divergence_lr(result.curves),
-    )
+    return suggest_from(result.curves, sweep_of(spec, spec.iterations, spec.reference_steps, result.workload), rule)
+
+
+def suggest_at(result: LrResult, sweeps: BatchSweeps, rule: str) -> Suggestion | NoSuggestion:
+    """Do as `suggest` with a result's sweeps at another batch; errors are the same."""
+    at = sweeps.at
+    return suggest_from(sweeps.curves, sweep_of(result.sweep, at.iterations, at.reference_steps, result.workload), rule)
+
+
+def sweep_of(spec: SweepSpec, iterations: int, reference_steps: int, workload: WorkloadSpec) -> Sweep:
+    """Return what a rule is told of sweeps over the range of `spec`."""
+    decades = math.log10(spec.lr_max / spec.lr_min) if 0 < spec.lr_min < spec.lr_max else 0.0
+    return Sweep(iterations, decades, reference_steps, workload.optimizer)
+
+
+def suggest_from(curves: list[Curve], sweep: Sweep, rule: str) -> Suggestion | NoSuggestion:
+    """Judge curves and, if they can be trusted, let the rule pick the LR.
+
+    The LR holds for the curves' batch and a training of `sweep.reference_steps` steps. It is at most a quarter of the
+    smallest LR at which a sweep diverged; so are the ends of the band.
+
+    Raises:
+        LookupError: there is no such rule.
+    """
+    picker = _Picker(rule, rules.load(rule), sweep, divergence_lr(curves))
     try:
-        curve = smooth(result.curves)
+        curve = smooth(curves)
     except ValueError as error:
         return _too_short(str(error), picker)
-    return _judge_curve(curve, picker) or _judge_picks(curve, result.curves, picker)
+    return _judge_curve(curve, picker) or _judge_picks(curve, curves, picker)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ CHANGES = st.builds(
     optimizer=st.sampled_from(["sgd", "adamw"]),
     noise_scale=st.none() | st.floats(0, 1e12, allow_subnormal=False),
 )
+CHECKED = st.builds(replace, CHANGES, checked=st.floats(1e-6, 1e6), fixed=st.sampled_from(["epochs", "steps"]))
+"""The same where a range test at the batch itself gave a learning rate."""
 HAIR = 1 + 1e-9
 """What rounding may add."""
 
@@ -30,11 +32,11 @@ def multiplier(name: str, change: Transfer) -> float:
 
 
 def test_there_are_policies() -> None:
-    assert {"none", "sqrt", "linear", "noise-scale"} <= set(transfer.names())
+    assert {"none", "sqrt", "linear", "noise-scale", "accumulate"} <= set(transfer.names())
 
 
 @EVERY_POLICY
-@given(CHANGES)
+@given(CHANGES | CHECKED)
 def test_the_multiplier_is_finite_and_positive(name: str, change: Transfer) -> None:
     value = multiplier(name, change)
     assert math.isfinite(value)
@@ -42,7 +44,7 @@ def test_the_multiplier_is_finite_and_positive(name: str, change: Transfer) -> N
 
 
 @EVERY_POLICY
-@given(CHANGES)
+@given(CHANGES | CHECKED)
 def test_a_batch_that_does_not_change_keeps_its_lr(name: str, change: Transfer) -> None:
     assert multiplier(name, replace(change, batch_to=change.batch_from)) == 1
 
@@ -71,7 +73,14 @@ def test_a_growing_batch_gets_between_none_and_linear(name: str, change: Transfe
 
 
 @EVERY_POLICY
-@given(CHANGES)
+@given(CHANGES | CHECKED)
+def test_a_policy_with_nothing_to_go_by_says_that_it_falls_back(name: str, change: Transfer) -> None:
+    policy = transfer.load(name)
+    assert policy.can_say(change) or policy.note(change)
+
+
+@EVERY_POLICY
+@given(CHANGES | CHECKED)
 def test_a_note_is_a_sentence_or_nothing(name: str, change: Transfer) -> None:
     note = transfer.load(name).note(change)
     assert note is None or len(note) > len("a sentence")

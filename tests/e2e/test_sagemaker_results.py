@@ -19,9 +19,9 @@ from gpuplan.cli.options import Given
 from gpuplan.cli.planning import plan_from
 from gpuplan.core.errors import ExitCode, NoResultError, UnreachableError
 from gpuplan.engine import verify
-from gpuplan.planning.decision import decide
 from gpuplan.planning.job_input import job_input
 from gpuplan_job.contract import EXIT_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, JobInput, LrResult
+from gpuplan_job.decision import decide
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -367,7 +367,7 @@ def test_whatever_stands_in_a_result_no_decision_is_made_from_an_unsound_one(dat
         result = verified(job, json.dumps(document).encode())
     except NoResultError:
         return
-    decision = decide(result, "edge", "noise-scale", 256)
+    decision = decide(result)
     if decision.verdict == "ok":
         assert decision.training_learning_rate is not None
         assert 0 < decision.training_learning_rate < math.inf

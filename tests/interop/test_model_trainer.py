@@ -19,7 +19,7 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.interop import model_trainer_from_request
 from gpuplan.planning.plan import Limits
-from gpuplan_job.contract import BatchSpec, JobInput, SweepSpec, TrainSpec, WorkloadSpec
+from gpuplan_job.contract import BatchSpec, JobInput, LrTarget, SweepSpec, TrainSpec, WorkloadSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,8 @@ def job(model: str = "resnet18") -> JobInput:
 
 def finding() -> JobInput:
     """A range test: its data channel is read from S3 as the job opens it."""
-    sweep = SweepSpec(runs=3, iterations=60, lr_min=1e-5, lr_max=10.0, reference_steps=100, noise_micro_batches=16)
+    target = LrTarget("edge", "noise-scale", 256, 13)
+    sweep = SweepSpec(3, 60, 1e-5, 10.0, reference_steps=100, noise_micro_batches=16, target=target)
     return replace(job(), step="lr-find", batch=BatchSpec(32, 1, 1), train=None, sweep=sweep)
 
 

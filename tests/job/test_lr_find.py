@@ -21,6 +21,7 @@ from gpuplan_job.contract import (
     Failure,
     JobInput,
     LrResult,
+    LrTarget,
     Progress,
     SweepSpec,
     WorkloadSpec,
@@ -53,7 +54,15 @@ WORKLOAD = WorkloadSpec(
     seed=5,
     workers=0,
 )
-SWEEP = SweepSpec(runs=1, iterations=60, lr_min=1e-5, lr_max=10.0, reference_steps=100, noise_micro_batches=0)
+SWEEP = SweepSpec(
+    runs=1,
+    iterations=60,
+    lr_min=1e-5,
+    lr_max=10.0,
+    reference_steps=100,
+    noise_micro_batches=0,
+    target=LrTarget("edge", "noise-scale", 64, 25),
+)
 
 
 def job(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpuplan_job import sagemaker
-from gpuplan_job.contract import BatchSpec, Failure, JobInput, SweepSpec
+from gpuplan_job.contract import BatchSpec, Failure, JobInput, LrTarget, SweepSpec
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -268,7 +268,9 @@ def test_a_full_disk_is_reported_from_the_room_kept_free(container: Callable[[st
 def test_the_lr_range_test_of_a_job_leaves_its_curves(
     payload: Callable[[str], Path], tmp_path: Path, train_input: JobInput
 ) -> None:
-    sweep = replace(train_input, train=None, sweep=SweepSpec(1, 10, 1e-4, 1.0, 100, 0))
+    sweep = replace(
+        train_input, train=None, sweep=SweepSpec(1, 10, 1e-4, 1.0, 100, 0, LrTarget("edge", "noise-scale", 256, 100))
+    )
     job = Container(tmp_path / "ml", payload(""), sweep)
     (job.path / "gpuplan_job" / "lr_find.py").write_text(SUCCEEDS.replace("train_result", "lr_result"))
     assert job.run()[0] == 0

@@ -14,6 +14,7 @@ from gpuplan.backends.base import JobHandle, JobSpec, JobStatus, LogPage, Reques
 from gpuplan.core.errors import GpuplanError
 from gpuplan.core.job_state import JobState
 from gpuplan_job import contract, document
+from gpuplan_job.decision import decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -148,9 +149,9 @@ def _loss(learning_rate: float) -> float:
     return _INITIAL_LOSS - fall + math.pow(learning_rate / _BLOW_UP_AT, 3)
 
 
-def _lr_result(job: contract.JobInput, sweep: contract.SweepSpec) -> contract.LrResult:
+def _sweeps(job: contract.JobInput, sweep: contract.SweepSpec, at: contract.SweepAt) -> list[contract.Curve]:
     span = math.log(sweep.lr_max / sweep.lr_min)
-    rates = [sweep.lr_min * math.exp(span * i / (sweep.iterations - 1)) for i in range(sweep.iterations)]
+    rates = [sweep.lr_min * math.exp(span * i / (at.iterations - 1)) for i in range(at.iterations)]
     kept = [rate for rate in rates if _loss(rate) < 4 * _INITIAL_LOSS]
     diverged = len(kept) < len(rates)
     stopped_at = rates[len(kept)] if diverged else rates[-1]
@@ -161,20 +162,28 @@ def _lr_result(job: contract.JobInput, sweep: contract.SweepSpec) -> contract.Lr
         stopped_at_lr=stopped_at,
         seed=job.workload.seed,
     )
-    return contract.LrResult(
+    return [replace(curve, seed=job.workload.seed + run) for run in range(at.runs)]
+
+
+def _lr_result(job: contract.JobInput, sweep: contract.SweepSpec) -> contract.LrResult:
+    result = contract.LrResult(
         run_id=job.run_id,
         step=job.step,
         attempt=job.attempt,
         input_sha256=document.sha256_hex(job.to_json()),
+        workload=job.workload,
         sweep=sweep,
         batch=job.batch,
-        optimizer=job.workload.optimizer,
         precision=job.workload.precision,
-        curves=[replace(curve, seed=job.workload.seed + run) for run in range(sweep.runs)],
+        curves=_sweeps(job, sweep, sweep.own(job.batch)),
         noise_scale=contract.NoiseScale(1.0, 64.0, sweep.noise_micro_batches, job.batch.per_gpu),
+        check=contract.BatchSweeps(sweep.check, _sweeps(job, sweep, sweep.check)) if sweep.check else None,
+        compared=[contract.BatchSweeps(at, _sweeps(job, sweep, at)) for at in sweep.compare],
+        decision=contract.UNDECIDED,
         measured=contract.Measured(0.1, job.batch.global_batch / 0.1, 1.0, "fake"),
         versions={"fake": "1"},
     )
+    return replace(result, decision=decide(result))
 
 
 def _train_result(job: contract.JobInput) -> contract.TrainResult:

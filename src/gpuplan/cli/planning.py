@@ -21,6 +21,7 @@ from gpuplan.core.names import did_you_mean
 from gpuplan.engine.tracing import LocalTraces
 from gpuplan.pipelines import base as pipelines
 from gpuplan.planning.inputs import PlanInputs
+from gpuplan.planning.range_test import policy
 from gpuplan.planning.traces import shipped
 from gpuplan.profiles import detect
 from gpuplan.profiles.load import load as load_profile
@@ -128,7 +129,7 @@ def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices
     if ":" not in settings.workload.model:
         known(settings.workload.model, shipped.names(), "--model")
     known(settings.lr.rule, rules.names(), "--lr-rule")
-    known(settings.lr.transfer, transfer.names(), "--lr-transfer")
+    known(policy(settings.lr), transfer.names(), "--lr-transfer")
     try:
         described = data.describe(settings.workload.data)
     except data.DataError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from typing import Annotated
 
 import typer
@@ -12,10 +13,11 @@ from gpuplan.cli.options import DebugOption, Output, OutputOption, RunArgument
 from gpuplan.core.errors import NoResultError, UsageError
 from gpuplan.core.names import did_you_mean
 from gpuplan.core.units import learning_rate
-from gpuplan.planning.decision import Decision, decide
 from gpuplan.reports.layout import Facts, Line, Table, console, show
 from gpuplan.reports.run_text import decision_facts
 from gpuplan_job import rules, transfer
+from gpuplan_job.contract import Decision
+from gpuplan_job.decision import decide
 
 
 def command(
@@ -44,9 +46,13 @@ def command(
     train = record.plan.batch.train
     target = train.per_gpu * (world_size or train.world_size) * train.accumulation
     chosen = policy or record.plan.lr.transfer
-    decisions = [decide(result, name, chosen, target) for name in ([rule] if rule else rules.names())]
+    told = result.sweep.target
+    wanted = told if target == told.global_batch else replace(told, global_batch=target, steps=0)
+    decisions = [
+        decide(result, replace(wanted, rule=name, transfer=chosen)) for name in ([rule] if rule else rules.names())
+    ]
     if output is Output.JSON:
-        documents = [decision.document() for decision in decisions]
+        documents = [asdict(decision) for decision in decisions]
         typer.echo(
             json.dumps(
                 {"schema": "gpuplan.suggest/1", "run_id": run_id, "global_batch": target, "decisions": documents},

@@ -14,9 +14,9 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import usd
 from gpuplan.engine.account import spent
-from gpuplan.planning.decision import decide
 from gpuplan.planning.replan import replan
 from gpuplan.store import events as ev
+from gpuplan_job.decision import decide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ def follow_ups(record: RunRecord, step: StepPlan) -> Iterator[ev.Event]:
         return
     decision = record.decision
     if decision is None:
-        decision = decide(result, record.plan.lr.rule, record.plan.lr.transfer, record.plan.batch.train.global_batch)
+        decision = decide(result)
         yield ev.Decided(decision=decision)
     attempt = record.step(step.name).last
     number = attempt.number if attempt else 1

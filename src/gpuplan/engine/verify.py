@@ -17,10 +17,12 @@ from gpuplan_job.contract import (
     LrResult,
     TrainResult,
 )
+from gpuplan_job.decision import decide
 from gpuplan_job.document import ContractError, sha256_hex
 
 if TYPE_CHECKING:
     from gpuplan.backends.base import Backend
+    from gpuplan_job.contract import BatchSweeps
 
 R = TypeVar("R", LrResult, TrainResult)
 
@@ -83,6 +85,10 @@ def _verified(kind: type[R], name: str, backend: Backend, handle: str, job: JobI
     return result
 
 
+def _others(result: LrResult) -> list[BatchSweeps]:
+    return [*([] if result.check is None else [result.check]), *result.compared]
+
+
 def _sound(result: LrResult, job: JobInput, where: str) -> LrResult:
     """Return a range test whose figures can be those of the sweep that the job was told to make.
 
@@ -90,16 +96,22 @@ def _sound(result: LrResult, job: JobInput, where: str) -> LrResult:
         NoResultError: they cannot: an LR that no step was taken at would be an LR that nobody measured.
     """
     spec = result.sweep
-    rates = [rate for curve in result.curves for rate in (*curve.learning_rates, curve.stopped_at_lr)]
+    tests = [(spec.own(result.batch), result.curves), *((found.at, found.curves) for found in _others(result))]
+    curves = [curve for _, found in tests for curve in found]
+    rates = [rate for curve in curves for rate in (*curve.learning_rates, curve.stopped_at_lr)]
     low, high = spec.lr_min * (1 - _ROUNDING), spec.lr_max * (1 + _ROUNDING)
     wrong = {
         "another sweep than it was told to make": spec != job.sweep,
-        "another batch or optimizer than it was told to use": (result.batch, result.optimizer)
-        != (job.batch, job.workload.optimizer),
-        f"{len(result.curves)} sweeps instead of {spec.runs}": len(result.curves) != spec.runs,
-        "a sweep of too many steps": any(len(curve.losses) > spec.iterations for curve in result.curves),
+        "another batch or workload than it was told to use": (result.batch, result.workload)
+        != (job.batch, job.workload),
+        "sweeps at other batches than it was told": [found.at for found in _others(result)] != spec.others,
+        f"{len(curves)} sweeps instead of {sum(at.runs for at, _ in tests)}": any(
+            len(found) != at.runs for at, found in tests
+        ),
+        "a sweep of too many steps": any(len(curve.losses) > at.iterations for at, found in tests for curve in found),
         f"a learning rate outside {spec.lr_min:g} .. {spec.lr_max:g}": not all(low <= rate <= high for rate in rates),
         "a step that took no time": result.measured.step_seconds <= 0,
+        "another decision than its curves lead to": decide(result) != result.decision,
     }
     found = next((what for what, so in wrong.items() if so), None)
     if found is not None:

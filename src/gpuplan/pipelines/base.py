@@ -17,6 +17,7 @@ from gpuplan.planning.money.charges import charges
 from gpuplan.planning.money.cost import beside_instance, total
 from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
+from gpuplan.planning.range_test import policy
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan.planning.steps import finder_plan
 from gpuplan.planning.warnings import warnings_for
@@ -103,9 +104,10 @@ def assemble(
         total=Total(time_hours=_total_hours(steps), cost_usd=_total_cost(steps)),
         lr=LrPlan(
             rule=settings.lr.rule,
-            transfer=settings.lr.transfer,
+            transfer=policy(settings.lr),
+            fixed=settings.lr.fixed,
             runs=settings.lr.runs,
-            iterations=settings.lr.iterations,
+            iterations=next((step.sweep.iterations for step in steps if step.sweep), None),
             learning_rate=settings.lr.learning_rate,
         ),
         finder=finder,

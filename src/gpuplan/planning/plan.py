@@ -131,8 +131,10 @@ class LrPlan(Frozen):
 
     rule: str
     transfer: str
+    fixed: Literal["epochs", "steps"] = "epochs"
     runs: int
-    iterations: int
+    iterations: int | None = None
+    """Optimizer steps of one sweep; None where the learning rate is given."""
     learning_rate: float | None = None
 
 

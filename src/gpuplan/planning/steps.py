@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
+from gpuplan.planning.batch import StepBatch
 from gpuplan.planning.finder import Finder, Option, choose
 from gpuplan.planning.limits import disk_gb
 from gpuplan.planning.memory import estimate as memory
@@ -20,26 +21,26 @@ from gpuplan.planning.placement import (
     service,
 )
 from gpuplan.planning.plan import FinderPlan, StepPlan
+from gpuplan.planning.range_test import range_test
 from gpuplan.planning.speed import data_transfer, throughput
-from gpuplan_job.contract import SweepSpec
+from gpuplan_job.contract import BatchSpec
 
 if TYPE_CHECKING:
-    from gpuplan.planning.batch import BatchPlan, StepBatch
+    from gpuplan.planning.batch import BatchPlan
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.speed.data_transfer import S3Data
+    from gpuplan_job.contract import SweepSpec
     from gpuplan_job.step_trace import StepTrace
 
-NOISE_MICRO_BATCHES = 16
-"""Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
 _FORWARD_SHARE = 1 / 3
 """A forward pass costs about a third of a training step."""
 
 
 def lr_find_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder) -> StepPlan:
     """Return the planned LR range test on one GPU."""
-    sweep = _sweep(inputs, batches)
+    sweep = range_test(inputs, batches)
     found = finder.option
-    work = _Work(batches.lr_find, sweep.runs * sweep.iterations, sweep=sweep)
+    work = _Work(batches.lr_find, sweep.optimizer_steps, sweep=sweep)
     return _step_plan(inputs, found.place, work, found.time)
 
 
@@ -75,24 +76,12 @@ def train_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder | None = N
     return _step_plan(inputs, place, work, _training_time(inputs, place, batches))
 
 
-def _sweep(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
-    settings = inputs.settings
-    return SweepSpec(
-        runs=settings.lr.runs,
-        iterations=settings.lr.iterations,
-        lr_min=settings.lr.lr_min,
-        lr_max=settings.lr.lr_max,
-        reference_steps=batches.finder_steps_per_epoch * settings.workload.epochs,
-        noise_micro_batches=NOISE_MICRO_BATCHES,
-    )
-
-
 def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
-    sweep, s3_data = _sweep(inputs, batches), _s3_data(inputs, "streamed")
+    sweep, s3_data = range_test(inputs, batches), _s3_data(inputs, "streamed")
     load = _load(inputs, batches.lr_find, streamed=s3_data is not None)
     hardware = _hardware(inputs, place, s3_data)
     one = throughput.step_time(_trace(inputs), load, hardware)
-    steps = sweep.runs * sweep.iterations
+    steps = sweep.own_steps(BatchSpec(batches.lr_find.per_gpu, 1, batches.lr_find.accumulation))
     return throughput.lr_find(one, load, hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
 
 
@@ -128,6 +117,12 @@ class _Work:
     measured_scale: float | None = None
     loading_seconds: float = 0.0
     spot: bool = False
+
+    @property
+    def largest(self) -> StepBatch:
+        """The batch that needs most memory: one to compare may be larger than the step's own."""
+        others = [at.batch.per_gpu for at in self.sweep.compare] if self.sweep else []
+        return StepBatch.of(max(others)) if others and max(others) > self.batch.per_gpu else self.batch
 
 
 def _spot(inputs: PlanInputs) -> bool:
@@ -166,7 +161,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         batch=work.batch,
         optimizer_steps=work.optimizer_steps,
         sweep=work.sweep,
-        memory=_memory(inputs, place, work.batch, loop="plain" if work.sweep else "lightning"),
+        memory=_memory(inputs, place, work.largest, loop="plain" if work.sweep else "lightning"),
         time_hours=hours,
         bound=None if isinstance(time, Unknown) else time.bound,
         samples_per_second=time if isinstance(time, Unknown) else time.samples_per_second,

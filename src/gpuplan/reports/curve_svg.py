@@ -20,8 +20,7 @@ from gpuplan_job.suggestion import Suggestion, suggest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from gpuplan.planning.decision import Decision
-    from gpuplan_job.contract import LrResult
+    from gpuplan_job.contract import Decision, LrResult
 
 _WIDTH, _HEIGHT = 900, 524
 _FRAME = Frame(left=92, right=880, top=134, bottom=430)

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from datetime import datetime
     from decimal import Decimal
 
-    from gpuplan.planning.decision import Decision
     from gpuplan.planning.money.cost import Cost
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import Attempt, RunRecord, StepRecord
+    from gpuplan_job.contract import Decision
 
 
 def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code: int | None = None) -> dict[str, Any]:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
-    from gpuplan.planning.decision import Decision
     from gpuplan.store.events import Replanned
     from gpuplan.store.record import RunRecord, StepRecord
+    from gpuplan_job.contract import Decision
 
 _OPEN = {"planned", "running", "cancelling"}
 

@@ -13,11 +13,11 @@ from pydantic import Field, TypeAdapter
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.job_state import JobState
-from gpuplan.planning.decision import Decision
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.planning.speed.throughput import Hours
+from gpuplan_job.contract import Decision
 
 
 class OfAttempt(Frozen):

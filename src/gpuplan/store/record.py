@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from gpuplan.core.errors import ExitCode
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.job_state import JobState
-from gpuplan.planning.decision import Decision
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.store import events as ev
-from gpuplan_job.contract import LrResult, TrainResult
+from gpuplan_job.contract import Decision, LrResult, TrainResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

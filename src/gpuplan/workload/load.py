@@ -93,7 +93,7 @@ def validate(layers: Layers) -> Settings:
         settings = Settings.model_validate(nested)
     except ValidationError as error:
         raise _explain(error, layers) from error
-    if settings.lr.lr_min >= settings.lr.lr_max:
+    if settings.lr.lr_min and settings.lr.lr_max and settings.lr.lr_min >= settings.lr.lr_max:
         raise UsageError(
             f"--lr-min {settings.lr.lr_min} is not below --lr-max {settings.lr.lr_max}",
             why="the range test sweeps upwards from the first to the second",

@@ -145,16 +145,22 @@ class Lr(Section):
     """Train with this learning rate and skip the finder."""
     rule: Annotated[str, Flag("--lr-rule")] = "edge"
     """Rule that reads the range test's curve."""
-    transfer: Annotated[str, Flag("--lr-transfer")] = "noise-scale"
-    """Policy that carries the learning rate from one GPU to all of them."""
+    transfer: Annotated[str | None, Flag("--lr-transfer")] = Field(default=None, examples=["noise-scale"])
+    """Policy that carries the learning rate from one GPU to all; by default noise-scale, with --fixed steps none."""
+    fixed: Literal["epochs", "steps"] = "epochs"
+    """What of the training stays when more GPUs make its batch larger: its epochs, or its optimizer steps."""
+    check: Annotated[bool, Flag("--lr-check")] = False
+    """Also sweep at the training's own global batch, by accumulation, and warn where the policy disagrees."""
     runs: int = Field(default=3, ge=1, le=20)
     """Sweeps of the range test; their average is judged."""
-    iterations: Annotated[int, Flag("--lr-iterations")] = Field(default=60, ge=30, le=10_000)
-    """Optimizer steps of one sweep."""
-    lr_min: float = Field(default=1e-5, gt=0)
-    """Learning rate at which a sweep starts."""
-    lr_max: float = Field(default=10.0, gt=0, le=1000)
-    """Learning rate at which a sweep ends."""
+    iterations: Annotated[int | None, Flag("--lr-iterations")] = Field(default=None, ge=30, le=10_000, examples=[100])
+    """Optimizer steps of one sweep; by default an eighth of the training on one GPU, from 60 to 200."""
+    lr_min: float | None = Field(default=None, gt=0, examples=[1e-5])
+    """Learning rate at which a sweep starts; by default 1e-5."""
+    lr_max: float | None = Field(default=None, gt=0, le=1000, examples=[10.0])
+    """Learning rate at which a sweep ends; by default 10."""
+    compare_batches: tuple[int, ...] = Field(default=(), max_length=8, examples=[(32, 64, 128)])
+    """Other per-GPU batches to sweep at as well; how far their learning rates spread is reported."""
     finder_batch: int | None = Field(default=None, ge=1, le=1_000_000, examples=[32])
     """Another per-GPU batch for lr-find alone: breaks the rule that both steps use the same, and the plan says so."""
     finder_instance: str | None = Field(default=None, min_length=1, examples=["g6.xlarge"])

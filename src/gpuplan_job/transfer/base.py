@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """A change of batch at a fixed number of epochs; batches in samples per optimizer step."""
+    """A change of batch; batches in samples per optimizer step."""
 
     batch_from: int
     batch_to: int
     optimizer: str
     noise_scale: float | None
     """B_noise in samples; None where it was not measured or the measurement carries no signal."""
+    fixed: Literal["epochs", "steps"] = "epochs"
+    """What of the training stays the same."""
+    checked: float | None = None
+    """LR that a range test at `batch_to` itself gives over the one found at `batch_from`; None: there was none."""
 
     def __post_init__(self) -> None:
         """Refuse an empty batch and a noise scale that is no finite, non-negative number."""
@@ -26,6 +30,8 @@ class Transfer:
             raise ValueError("batch_from and batch_to must be at least 1")
         if self.noise_scale is not None and not (math.isfinite(self.noise_scale) and self.noise_scale >= 0):
             raise ValueError(f"noise_scale must be finite and not negative, not {self.noise_scale!r}")
+        if self.checked is not None and not (math.isfinite(self.checked) and self.checked > 0):
+            raise ValueError(f"checked must be finite and positive, not {self.checked!r}")
 
     @property
     def ratio(self) -> float:
@@ -37,8 +43,12 @@ class Policy(Protocol):
     """What a file of this folder offers.
 
     Laws, checked over every file: the multiplier is finite and positive, 1 where the batch does not change, and never
-    falls as `batch_to` grows.
+    falls as `batch_to` grows with all else the same.
     """
+
+    def can_say(self, transfer: Transfer) -> bool:
+        """Return whether what the policy goes by was measured; where not, `multiplier` is a fall-back."""
+        ...
 
     def multiplier(self, transfer: Transfer) -> float:
         """Return the factor that carries an LR from `batch_from` to `batch_to`."""

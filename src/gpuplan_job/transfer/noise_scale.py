@@ -16,6 +16,11 @@ _ADAPTIVE_EXPONENT = 0.75
 """The paper gives 0.5 .. 1 for optimizers that divide by the gradient's size; 1 holds for SGD."""
 
 
+def can_say(transfer: Transfer) -> bool:
+    """Return whether there is a noise scale, or nothing to carry."""
+    return transfer.noise_scale is not None or transfer.batch_to == transfer.batch_from
+
+
 def multiplier(transfer: Transfer) -> float:
     """Return ((1 + Bn / batch_from) / (1 + Bn / batch_to)) ^ alpha, alpha 1 for SGD and 0.75 for any other optimizer.
 

@@ -15,7 +15,7 @@ from gpuplan.aws import layout, request_check, training_job
 from gpuplan.aws.training_job import FINGERPRINT_TAG, Machine, Site
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.plan import Limits
-from gpuplan_job.contract import BatchSpec, JobInput, SweepSpec, TrainSpec, WorkloadSpec
+from gpuplan_job.contract import BatchSpec, JobInput, LrTarget, SweepSpec, TrainSpec, WorkloadSpec
 from gpuplan_job.document import canonical_json, sha256_hex
 
 RUN = "digits-0000000000001"
@@ -32,7 +32,15 @@ WORKLOAD = WorkloadSpec(
     seed=0,
     workers=4,
 )
-SWEEP = SweepSpec(runs=3, iterations=100, lr_min=1e-5, lr_max=10.0, reference_steps=1000, noise_micro_batches=16)
+SWEEP = SweepSpec(
+    runs=3,
+    iterations=100,
+    lr_min=1e-5,
+    lr_max=10.0,
+    reference_steps=1000,
+    noise_micro_batches=16,
+    target=LrTarget("edge", "noise-scale", 512, 125),
+)
 TRAINING = JobInput(
     run_id=RUN,
     step="train",

@@ -14,14 +14,18 @@ from hypothesis import strategies as st
 
 from gpuplan_job.contract import (
     BatchSpec,
+    BatchSweeps,
     Curve,
+    Decision,
     EpochMetrics,
     Failure,
     JobInput,
     LrResult,
+    LrTarget,
     Measured,
     NoiseScale,
     Progress,
+    SweepAt,
     SweepSpec,
     TrainResult,
     TrainSpec,
@@ -46,7 +50,24 @@ WORKLOAD = WorkloadSpec(
     workers=2,
 )
 BATCH = BatchSpec(32, 2, 1)
-SWEEP = SweepSpec(3, 100, 1e-5, 10.0, 180, 16)
+CHECK = SweepAt(BatchSpec(32, 1, 2), runs=2, iterations=60, reference_steps=90)
+COMPARE = SweepAt(BatchSpec(64, 1, 1), runs=3, iterations=100, reference_steps=90)
+SWEEP = SweepSpec(
+    3, 100, 1e-5, 10.0, 180, 16, target=LrTarget("edge", "noise-scale", 64, 90), check=CHECK, compare=[COMPARE]
+)
+CURVE = Curve([1e-5, 1e-4], [2.3, 2.2], "completed", 10.0, 0)
+DECISION = Decision(
+    "ok",
+    "edge",
+    "noise-scale",
+    learning_rate=0.05,
+    band=(0.04, 0.06),
+    multiplier=1.5,
+    training_learning_rate=0.075,
+    by_policy={"none": 0.05, "noise-scale": 0.075},
+    checked_learning_rate=0.02,
+    warning="more than 2 x apart",
+)
 MEASURED = Measured(0.1, 320.0, None, "cpu")
 DOCUMENTS: list[Document] = [
     JobInput("run-1", "train", 1, "abc", WORKLOAD, BATCH, "cpu", train=TrainSpec(0.05)),
@@ -56,12 +77,15 @@ DOCUMENTS: list[Document] = [
         "lr-find",
         1,
         "00",
+        WORKLOAD,
         SWEEP,
         BATCH,
-        "sgd",
         "fp32",
-        [Curve([1e-5, 1e-4], [2.3, 2.2], "completed", 10.0, 0)],
+        [CURVE],
         NoiseScale(0.5, 20.0, 16, 32),
+        BatchSweeps(CHECK, [CURVE]),
+        [BatchSweeps(COMPARE, [CURVE, CURVE])],
+        DECISION,
         MEASURED,
         {"torch": "2.14.1"},
     ),
@@ -149,6 +173,21 @@ def test_an_attempt_that_is_no_whole_number_is_refused(value: str) -> None:
 def test_a_number_that_is_not_finite_is_not_written(number: float) -> None:
     with pytest.raises(ContractError):
         Progress("train", "", 0, 1, {"loss": number}).to_json()
+
+
+@pytest.mark.parametrize("band", ["[0.04]", "[0.04,0.06,0.08]", "[]", "0.04", '[0.04,"0.06"]', "[0.04,null]", "{}"])
+def test_a_band_that_is_no_pair_of_numbers_is_refused(band: str) -> None:
+    text = DOCUMENTS[2].to_json().replace('"band":[0.04,0.06]', f'"band":{band}')
+    assert f'"band":{band}' in text
+    with pytest.raises(ContractError, match=r"decision\.band"):
+        LrResult.from_json(text)
+
+
+def test_a_band_reads_back_as_a_pair_and_one_that_is_not_there_as_none() -> None:
+    read = LrResult.from_json(DOCUMENTS[2].to_json())
+    assert read.decision.band == (0.04, 0.06)
+    none = replace(read, decision=Decision("flat", "edge", "none", reason="no fall", fix="--runs 5"))
+    assert LrResult.from_json(none.to_json()).decision.band is None
 
 
 def test_an_input_names_exactly_one_task() -> None:

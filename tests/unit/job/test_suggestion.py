@@ -12,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpuplan_job import rules
-from gpuplan_job.contract import BatchSpec, Curve, LrResult, Measured, SweepSpec
+from gpuplan_job.contract import (
+    UNDECIDED,
+    BatchSpec,
+    Curve,
+    LrResult,
+    LrTarget,
+    Measured,
+    SweepSpec,
+    WorkloadSpec,
+)
 from gpuplan_job.suggestion import LARGEST_SHARE_OF_DIVERGENCE, NoSuggestion, Suggestion, suggest
 
 if TYPE_CHECKING:
@@ -20,6 +29,7 @@ if TYPE_CHECKING:
 
     Shape = Callable[[float], float]
 
+WORKLOAD = WorkloadSpec("resnet18", "digits", "sgd", 0.9, 0.0, "onecycle", 0.0, 6, "fp32", 0, 0)
 START, LOW = 2.3, 0.5
 THOROUGH = settings(max_examples=500, deadline=None, derandomize=True)
 RANDOM = st.randoms(use_true_random=True)
@@ -35,12 +45,15 @@ def result(curves: list[Curve], points: int, low: float = 1e-5, high: float = 10
         step="lr-find",
         attempt=1,
         input_sha256="0" * 64,
-        sweep=SweepSpec(len(curves), points, low, high, steps, 0),
+        workload=WORKLOAD,
+        sweep=SweepSpec(len(curves), points, low, high, steps, 0, LrTarget("edge", "none", 32, steps)),
         batch=BatchSpec(32, 1, 1),
-        optimizer="sgd",
         precision="fp32",
         curves=curves,
         noise_scale=None,
+        check=None,
+        compared=[],
+        decision=UNDECIDED,
         measured=Measured(0.1, 320.0, None, "cpu"),
         versions={},
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gpuplan_job import torchrun
-from gpuplan_job.contract import BatchSpec, JobInput, SweepSpec, TrainSpec, WorkloadSpec
+from gpuplan_job.contract import BatchSpec, JobInput, LrTarget, SweepSpec, TrainSpec, WorkloadSpec
 from gpuplan_job.torchrun import Nodes
 
 SOURCE, FOLDER = Path("/in.json"), Path("/out")
@@ -34,7 +34,9 @@ def test_one_process_is_started_directly_and_several_by_this_pythons_torchrun(tr
     assert several[:4] == [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     assert "--nproc-per-node=4" in several
     assert several[-4:] == ["-m", "gpuplan_job.train", "/in.json", "/out"]
-    sweep = replace(train_input, train=None, sweep=SweepSpec(1, 10, 1e-4, 1.0, 100, 0))
+    sweep = replace(
+        train_input, train=None, sweep=SweepSpec(1, 10, 1e-4, 1.0, 100, 0, LrTarget("edge", "noise-scale", 256, 100))
+    )
     assert torchrun.command(sweep, SOURCE, FOLDER, Nodes())[2] == "gpuplan_job.lr_find"
 
 

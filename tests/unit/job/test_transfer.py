@@ -59,3 +59,24 @@ def test_an_empty_batch_is_refused() -> None:
 def test_an_unknown_policy_names_those_there_are() -> None:
     with pytest.raises(LookupError, match="noise-scale"):
         transfer.load("cubic")
+
+
+def test_accumulate_is_what_the_range_test_at_the_batch_gave() -> None:
+    policy = transfer.load("accumulate")
+    assert policy.multiplier(Transfer(32, 128, "sgd", 64.0, checked=1.7)) == 1.7
+    assert policy.note(Transfer(32, 128, "sgd", 64.0, checked=1.7)) is None
+
+
+def test_accumulate_without_one_is_the_noise_scale_and_then_the_square_root_and_says_so() -> None:
+    policy = transfer.load("accumulate")
+    assert policy.multiplier(change(128, 64.0)) == transfer.load("noise-scale").multiplier(change(128, 64.0))
+    assert "gradient noise scale" in (policy.note(change(128, 64.0)) or "")
+    assert policy.multiplier(change(128)) == 2.0
+    assert "square root" in (policy.note(change(128)) or "")
+    assert policy.note(change(32)) is None
+
+
+@pytest.mark.parametrize("checked", [math.nan, math.inf, 0.0, -1.0])
+def test_a_check_that_gave_no_learning_rate_is_refused(checked: float) -> None:
+    with pytest.raises(ValueError, match="checked"):
+        Transfer(32, 128, "sgd", None, checked=checked)

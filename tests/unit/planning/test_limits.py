@@ -26,14 +26,22 @@ from gpuplan.planning.limits import (
 from gpuplan.planning.money.cost import LOCAL_RATE, Cost, Rate, cost
 from gpuplan.planning.plan import LONGEST_SECONDS, Limits, StepPlan
 from gpuplan.planning.speed.throughput import Hours
-from gpuplan_job.contract import DataDescription, SweepSpec
+from gpuplan_job.contract import DataDescription, LrTarget, SweepSpec
 
 if TYPE_CHECKING:
     from conftest import MakePlan
 
 DAY = 24 * 3600
 G5: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker", "workload.workers": 2}
-SWEEP = SweepSpec(runs=3, iterations=100, lr_min=1e-5, lr_max=10.0, reference_steps=1000, noise_micro_batches=16)
+SWEEP = SweepSpec(
+    runs=3,
+    iterations=100,
+    lr_min=1e-5,
+    lr_max=10.0,
+    reference_steps=1000,
+    noise_micro_batches=16,
+    target=LrTarget("edge", "noise-scale", 256, 250),
+)
 DIGITS = DataDescription(
     train_samples=1437, val_samples=360, channels=1, height=8, width=8, classes=10, bytes_per_sample=64.0
 )

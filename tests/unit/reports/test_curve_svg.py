@@ -13,11 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpuplan.backends.fake import synthetic_results
-from gpuplan.planning.decision import Decision, decide
 from gpuplan.reports._svg import BOLD, text_width
 from gpuplan.reports.curve_svg import curve_svg
 from gpuplan_job import contract, rules
+from gpuplan_job.contract import Decision
 from gpuplan_job.curve import smooth
+from gpuplan_job.decision import decide
 
 SVG = "{http://www.w3.org/2000/svg}"
 WIDTH, HEIGHT = 900, 524
@@ -38,7 +39,15 @@ def clean_result(lr_min: float = 1e-5, lr_max: float = 10.0, runs: int = 3) -> c
         seed=0,
         workers=0,
     )
-    sweep = contract.SweepSpec(runs, 60, lr_min, lr_max, reference_steps=300, noise_micro_batches=8)
+    sweep = contract.SweepSpec(
+        runs,
+        60,
+        lr_min,
+        lr_max,
+        reference_steps=300,
+        noise_micro_batches=8,
+        target=contract.LrTarget("edge", "noise-scale", 128, 75),
+    )
     job = contract.JobInput("r", "lr-find", 1, "p", workload, contract.BatchSpec(32, 1, 1), "cpu", sweep=sweep)
     return contract.LrResult.from_json(synthetic_results(job)[contract.LR_RESULT_FILE])
 
@@ -54,8 +63,12 @@ def with_losses(result: contract.LrResult, *sweeps: list[float], diverged: bool 
     return dataclasses.replace(result, curves=curves)
 
 
+def decided(result: contract.LrResult, rule: str = "edge", global_batch: int = 128) -> Decision:
+    return decide(result, dataclasses.replace(result.sweep.target, rule=rule, global_batch=global_batch))
+
+
 def drawn(result: contract.LrResult, batch: int = 128, title: str = "a run") -> ET.Element:
-    return ET.fromstring(curve_svg(result, decide(result, "edge", "noise-scale", batch), title))  # noqa: S314 - our own
+    return ET.fromstring(curve_svg(result, decided(result, global_batch=batch), title))  # noqa: S314 - our own
 
 
 def texts(picture: ET.Element) -> list[str]:
@@ -128,7 +141,7 @@ def test_every_rule_that_was_not_asked_is_named_with_its_pick() -> None:
     result = clean_result()
     named = [text for text in texts(drawn(result)) if text.startswith("rule ")]
     assert [text.split(":")[0] for text in named] == [f"rule {name}" for name in rules.names() if name != "edge"]
-    (pick,) = (decide(result, name, "none", 32).learning_rate for name in rules.names() if name == "minimum")
+    (pick,) = (decided(result, rule=name).learning_rate for name in rules.names() if name == "minimum")
     assert f"rule minimum: {pick:.3g}" in named
 
 
@@ -214,7 +227,7 @@ def test_learning_rate_beyond_the_sweep_is_inside_the_picture() -> None:
 
 
 def test_user_strings_cannot_become_markup() -> None:
-    text = curve_svg(clean_result(), decide(clean_result(), "edge", "sqrt", 64), "<script>alert(1)</script> & \x00\x1b")
+    text = curve_svg(clean_result(), decided(clean_result(), global_batch=64), "<script>alert(1)</script> & \x00\x1b")
     picture = ET.fromstring(text)  # noqa: S314 - our own
     assert picture.find(f".//{SVG}script") is None
     assert any(t.startswith("<script>alert(1)</script> & \ufffd\ufffd") for t in texts(picture))
@@ -222,7 +235,7 @@ def test_user_strings_cannot_become_markup() -> None:
 
 def test_picture_is_self_contained_and_the_same_every_time() -> None:
     result = clean_result()
-    decision = decide(result, "edge", "noise-scale", 128)
+    decision = decide(result)
     text = curve_svg(result, decision, "a run")
     assert curve_svg(result, decision, "a run") == text
     assert "<script" not in text
@@ -232,7 +245,7 @@ def test_picture_is_self_contained_and_the_same_every_time() -> None:
 
 def test_transfer_note_is_shown() -> None:
     result = dataclasses.replace(clean_result(), noise_scale=None)
-    decision = decide(result, "edge", "noise-scale", 128)
+    decision = decide(result)
     assert decision.note
     shown = texts(ET.fromstring(curve_svg(result, decision, "a run")))  # noqa: S314 - our own
     assert any(decision.note.startswith(text.removesuffix("…")) and text for text in shown)

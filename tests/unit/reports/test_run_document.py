@@ -14,6 +14,7 @@ from gpuplan.engine.run import Engine
 from gpuplan.reports.run_document import run_document
 from gpuplan.store.events import CancelRequested, Observed, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
+from gpuplan_job.contract import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -189,19 +190,7 @@ def test_a_failure_is_gone_once_the_run_was_resumed_and_ended_well(
 def test_a_range_test_without_signal_has_a_reason_and_no_learning_rate(drive: Drive) -> None:
     record = drive()
     assert record.decision is not None
-    flat = record.decision.model_copy(
-        update={
-            "verdict": "flat",
-            "learning_rate": None,
-            "band": None,
-            "training_learning_rate": None,
-            "multiplier": None,
-            "divergence_lr": None,
-            "noise_scale": None,
-            "reason": "no fall",
-            "fix": "--runs 5",
-        }
-    )
+    flat = Decision(verdict="flat", rule="edge", transfer="noise-scale", reason="no fall", fix="--runs 5")
     found = document(record.model_copy(update={"decision": flat}))
     assert nulls(found) == []
     assert found["lr"]["suggestion"]["verdict"] == "flat"

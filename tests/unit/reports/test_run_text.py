@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,12 +16,12 @@ from gpuplan.core.job_state import JobState
 from gpuplan.core.units import usd
 from gpuplan.engine.account import spent
 from gpuplan.engine.run import Engine
-from gpuplan.planning.decision import Decision
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.run_text import decision_facts, run_text, runs_table
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
+from gpuplan_job.contract import Decision
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -165,7 +166,7 @@ def test_a_decision_is_told_with_its_rule_its_band_and_its_arithmetic() -> None:
 
 
 def test_a_note_of_the_transfer_policy_is_told() -> None:
-    facts = list(decision_facts(FOUND.model_copy(update={"note": "the square root was used"})))
+    facts = list(decision_facts(replace(FOUND, note="the square root was used")))
     assert facts[-1] == ("", "the square root was used")
 
 
@@ -178,7 +179,7 @@ def test_without_a_suggestion_the_reason_is_told_and_no_number() -> None:
 
 
 def test_a_sweep_that_never_diverged_says_nothing_of_it() -> None:
-    facts = dict(decision_facts(FOUND.model_copy(update={"divergence_lr": None})))
+    facts = dict(decision_facts(replace(FOUND, divergence_lr=None)))
     assert "diverges" not in facts["found LR"]
 
 

@@ -16,12 +16,12 @@ from pydantic import ValidationError
 from gpuplan.backends.fake import synthetic_results
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
-from gpuplan.planning.decision import Decision, decide
 from gpuplan.planning.job_input import job_input
 from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan.store import events as ev
-from gpuplan_job.contract import LR_RESULT_FILE, LrResult
+from gpuplan_job.contract import LR_RESULT_FILE, Decision, LrResult
+from gpuplan_job.decision import decide
 
 if TYPE_CHECKING:
     from conftest import MakePlan
@@ -121,7 +121,8 @@ def test_a_measurement_comes_back_whole_also_where_a_value_could_not_be_measured
 
 @pytest.mark.parametrize("rule", ["edge", "minimum"])
 def test_a_decision_comes_back_to_the_last_bit(store: RunStore, make_plan: MakePlan, rule: str) -> None:
-    decision = decide(measured(make_plan), rule, "sqrt", 96)
+    found = measured(make_plan)
+    decision = decide(found, replace(found.sweep.target, rule=rule, transfer="sqrt", global_batch=96))
     store.create(RUN, ev.Planned(plan=make_plan()))
     store.append(RUN, ev.Decided(decision=decision))
     assert store.record(RUN).decision == decision

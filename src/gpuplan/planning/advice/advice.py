@@ -29,7 +29,7 @@ from gpuplan.planning.advice.parts import (
 )
 from gpuplan.planning.advice.sources import Accuracy, Source
 from gpuplan.planning.batch import LARGE_BATCH
-from gpuplan.workload.schema import Lr
+from gpuplan.planning.range_test import POLICIES
 from gpuplan.workload.schema import Workload as WorkloadSettings
 from gpuplan_job import transfer
 from gpuplan_job.transfer.base import Transfer
@@ -192,8 +192,7 @@ def advise(question: Question) -> Advice:
 
 def default_policy() -> str:
     """Return the transfer policy that a run uses where the user names none."""
-    name: str = Lr.model_fields["transfer"].default
-    return name
+    return POLICIES["epochs"]
 
 
 def _unmeasured() -> Unknown:

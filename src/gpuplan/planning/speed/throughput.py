@@ -151,9 +151,9 @@ def train(
 
 
 def lr_find(
-    step: StepTime | Unknown, load: StepLoad, hardware: Hardware, *, steps: int, noise_micro_batches: int
+    step: StepTime | Unknown, load: StepLoad, hardware: Hardware, *, steps: float, noise_micro_batches: int
 ) -> TimeEstimate | Unknown:
-    """Return the time of an LR range test: `steps` = runs x iterations optimizer steps, and the noise micro-batches."""
+    """Return the time of an LR range test: `steps` optimizer steps over all sweeps, and the noise micro-batches."""
     if isinstance(step, Unknown):
         return step
     noise = noise_micro_batches * step.seconds / load.accumulation

@@ -1,0 +1,67 @@
+"""What a training is told beside its workload, and what it reached.
+
+Standard library only; part of `gpuplan_job.contract`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from gpuplan_job.contract.workload import Measured
+from gpuplan_job.document import ContractError, Document
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """What only the training step needs."""
+
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """Exact figures of one epoch: every sample counted once, over all ranks."""
+
+    epoch: int
+    """Counted from 1."""
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+    """Of the epoch's last optimizer step."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TrainResult(Document):
+    """What a training reached. File paths are relative to the job's output folder."""
+
+    SCHEMA: ClassVar[str] = "gpuplan.train-result/1"
+
+    run_id: str
+    step: str
+    attempt: int
+    input_sha256: str
+    world_size: int
+    learning_rate: float
+    epochs: list[EpochMetrics]
+    best_epoch: int
+    """The epoch of highest validation accuracy, counted from 1; of equals the earlier."""
+    best_checkpoint: str
+    last_checkpoint: str
+    optimizer_steps: int
+    measured: Measured
+    versions: dict[str, str]
+
+    @property
+    def best(self) -> EpochMetrics:
+        """The figures of the best epoch."""
+        return self.epochs[self.best_epoch - 1]
+
+    def __post_init__(self) -> None:
+        """Refuse a result whose best epoch is not among its epochs."""
+        if [metrics.epoch for metrics in self.epochs] != list(range(1, len(self.epochs) + 1)):
+            raise ContractError("TrainResult: epochs are not 1, 2, 3, ...")
+        if not 1 <= self.best_epoch <= len(self.epochs):
+            raise ContractError(f"TrainResult: there is no epoch {self.best_epoch}")
