@@ -164,6 +164,15 @@ def _checked(job_input: JobInput, samples: int) -> SweepSpec:
         raise JobError("usage", "an LR range test runs on one device", "start it from a plan with one GPU in this step")
     if spec.runs < 1 or spec.iterations <= 1 or not 0 < spec.lr_min < spec.lr_max:
         raise JobError("usage", f"not a sweep: {spec}", "set runs, two or more iterations and a rising LR range")
+    for at in spec.others:
+        if at.runs < 1 or at.iterations <= 1 or at.batch.world_size != 1:
+            raise JobError("usage", f"not a sweep on one device: {at}", "set runs and two or more iterations")
+        if samples < at.batch.global_batch:
+            raise JobError(
+                "data",
+                f"{samples} training samples do not fill one batch of {at.batch.global_batch}",
+                "leave out --lr-check, or that batch of --compare-batches",
+            )
     if samples < batch.global_batch:
         raise JobError(
             "data",

@@ -18,6 +18,7 @@ import torch
 
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
+from gpuplan_job.precision import effective
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,9 +106,8 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def effective_precision(precision: Precision, on: torch.device) -> Precision:
-    """Return what a device really runs: 16-mixed needs CUDA, a CPU or an Apple GPU runs it as bf16-mixed."""
-    # float16 has no use on a CPU; on MPS the loss scaler of torch 2.6 fails for want of float64.
-    return "bf16-mixed" if precision == "16-mixed" and on.type != "cuda" else precision
+    """Return what a device really runs."""
+    return effective(precision, on.type)
 
 
 def lightning_precision(precision: Precision, on: torch.device) -> Literal["32-true", "16-mixed", "bf16-mixed"]:

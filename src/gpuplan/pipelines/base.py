@@ -17,7 +17,7 @@ from gpuplan.planning.money.charges import charges
 from gpuplan.planning.money.cost import beside_instance, total
 from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
-from gpuplan.planning.range_test import policy
+from gpuplan.planning.range_test import policy, why_policy
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan.planning.steps import finder_plan
 from gpuplan.planning.warnings import warnings_for
@@ -58,13 +58,23 @@ def load(name: str) -> Pipeline:
         ) from error
 
 
-def batches(inputs: PlanInputs) -> BatchPlan:
-    """Return the batches that the settings and the instance's GPUs add up to."""
+def batches(inputs: PlanInputs, gpus: int | None = None) -> BatchPlan:
+    """Return the batches that the settings and `gpus` add up to, by default the instance's.
+
+    Raises:
+        UsageError: a training was told how many GPUs a range test alone is for.
+    """
     workload = inputs.settings.workload
+    if gpus is None and inputs.settings.lr.carry_to_gpus is not None:
+        raise UsageError(
+            "--carry-to-gpus is for a range test alone, and this pipeline trains",
+            why="the learning rate of a training is carried over to the GPUs that it runs on",
+            fix="--world-size, or gpuplan find-lr --carry-to-gpus",
+        )
     return plan_batches(
         samples=inputs.data.train_samples,
         per_gpu=workload.per_gpu_batch,
-        world_size=place_training(inputs).hardware.gpus,
+        world_size=gpus or place_training(inputs).hardware.gpus,
         accumulation=workload.accumulate,
         finder_batch=inputs.settings.lr.finder_batch,
     )
@@ -88,6 +98,7 @@ def assemble(
             f"--max-hours: backend {settings.launch.backend} enforces no time limit", fix="drop --max-hours"
         )
     finder = finder_plan(inputs, batch, found) if found else None
+    sweep = next((step.sweep for step in steps if step.sweep), None)
     plan = LaunchPlan(
         pipeline=pipeline,
         instance=profile.name,
@@ -105,9 +116,11 @@ def assemble(
         lr=LrPlan(
             rule=settings.lr.rule,
             transfer=policy(settings.lr),
+            transfer_why=why_policy(settings.lr),
             fixed=settings.lr.fixed,
+            check=sweep is not None and sweep.check is not None,
             runs=settings.lr.runs,
-            iterations=next((step.sweep.iterations for step in steps if step.sweep), None),
+            iterations=sweep.iterations if sweep else None,
             learning_rate=settings.lr.learning_rate,
         ),
         finder=finder,

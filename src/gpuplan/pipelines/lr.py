@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import UsageError
 from gpuplan.pipelines.base import assemble, batches
+from gpuplan.planning.placement import place_training
 from gpuplan.planning.steps import find_finder, lr_find_step
 
 if TYPE_CHECKING:
@@ -30,6 +31,6 @@ def build(inputs: PlanInputs) -> LaunchPlan:
             why="it takes minutes on one GPU; the other pipelines run it on demand and the training on spot",
             fix="drop --spot",
         )
-    batch = batches(inputs)
+    batch = batches(inputs, inputs.settings.lr.carry_to_gpus or place_training(inputs).hardware.gpus)
     finder = find_finder(inputs, batch)
     return assemble(inputs, "lr", batch, [lr_find_step(inputs, batch, finder)], finder)

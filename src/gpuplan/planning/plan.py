@@ -131,7 +131,12 @@ class LrPlan(Frozen):
 
     rule: str
     transfer: str
+    transfer_why: str = ""
+    """Why that policy, in words that follow its name."""
     fixed: Literal["epochs", "steps"] = "epochs"
+    """What of the training stays when its batch changes."""
+    check: bool = False
+    """Whether lr-find also sweeps at the training's own global batch."""
     runs: int
     iterations: int | None = None
     """Optimizer steps of one sweep; None where the learning rate is given."""

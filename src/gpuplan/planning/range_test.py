@@ -30,61 +30,91 @@ def policy(settings: Lr) -> str:
     return settings.transfer or POLICIES[settings.fixed]
 
 
+def why_policy(settings: Lr) -> str:
+    """Return why it is that policy, in words that follow its name."""
+    return "as given" if settings.transfer else f"the default where the {settings.fixed} are fixed"
+
+
+def target_of(inputs: PlanInputs, batches: BatchPlan) -> LrTarget:
+    """Return the training that a learning rate is looked for."""
+    settings = inputs.settings
+    return LrTarget(
+        rule=settings.lr.rule,
+        transfer=policy(settings.lr),
+        global_batch=batches.train.global_batch,
+        steps=batches.steps_per_epoch * settings.workload.epochs,
+        fixed=settings.lr.fixed,
+    )
+
+
+def reference_steps(inputs: PlanInputs, batches: BatchPlan) -> int:
+    """Return T: the training's optimizer steps on one GPU at lr-find's batch; where steps are fixed, its own."""
+    settings = inputs.settings
+    steps = batches.steps_per_epoch if settings.lr.fixed == "steps" else batches.finder_steps_per_epoch
+    return steps * settings.workload.epochs
+
+
 def range_test(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
     """Return what the range test's job is told.
 
     Raises:
-        UsageError: a batch to compare is larger than the data.
+        UsageError: a batch to compare is larger than the data, the training's global batch cannot be accumulated, or
+            the learning rates do not rise.
     """
     settings = inputs.settings
-    epochs = settings.workload.epochs
-    training_steps = batches.steps_per_epoch * epochs
-    by_steps = settings.lr.fixed == "steps"
-
-    def reference(steps_per_epoch: int) -> int:
-        """Return T at a batch on one GPU."""
-        return training_steps if by_steps else steps_per_epoch * epochs
-
-    own = reference(batches.finder_steps_per_epoch)
+    target, own = target_of(inputs, batches), reference_steps(inputs, batches)
     designed = design(own)
-    target = LrTarget(
-        rule=settings.lr.rule,
-        transfer=policy(settings.lr),
-        global_batch=batches.train.global_batch,
-        steps=training_steps,
-        fixed=settings.lr.fixed,
-    )
-    finder = batches.lr_find.per_gpu
-    check = None
-    accumulation, rest = divmod(batches.train.global_batch, finder)
-    wanted = settings.lr.check or target.transfer == ACCUMULATE
-    if wanted and not rest and accumulation > 1:
-        check = SweepAt(
-            batch=BatchSpec(finder, 1, accumulation),
-            runs=CHECK_RUNS,
-            iterations=settings.lr.iterations or design(training_steps).iterations,
-            reference_steps=training_steps,
+    low, high = settings.lr.lr_min or designed.lr_min, settings.lr.lr_max or designed.lr_max
+    if low >= high:
+        raise UsageError(
+            f"the range test would sweep from {low:g} to {high:g}",
+            why="its learning rates rise; what is not given is chosen for the training",
+            fix="give both --lr-min and --lr-max, or neither",
         )
+    finder = batches.lr_find.per_gpu
+    wanted = settings.lr.check or target.transfer == ACCUMULATE
+    accumulation = _accumulation(batches) if wanted else 1
+    check = SweepAt(
+        batch=BatchSpec(finder, 1, accumulation),
+        runs=CHECK_RUNS,
+        iterations=settings.lr.iterations or design(target.steps).iterations,
+        reference_steps=target.steps,
+    )
     return SweepSpec(
         runs=settings.lr.runs,
         iterations=settings.lr.iterations or designed.iterations,
-        lr_min=settings.lr.lr_min or designed.lr_min,
-        lr_max=settings.lr.lr_max or designed.lr_max,
+        lr_min=low,
+        lr_max=high,
         reference_steps=own,
         noise_micro_batches=NOISE_MICRO_BATCHES,
         target=target,
-        check=check,
+        check=check if accumulation > 1 else None,
         compare=[
             SweepAt(
                 batch=BatchSpec(batch, 1, 1),
                 runs=settings.lr.runs,
                 iterations=settings.lr.iterations or designed.iterations,
-                reference_steps=reference(_steps_per_epoch(inputs.data.train_samples, batch)),
+                reference_steps=own
+                if settings.lr.fixed == "steps"
+                else _steps_per_epoch(inputs.data.train_samples, batch) * settings.workload.epochs,
             )
             for batch in settings.lr.compare_batches
             if batch != finder
         ],
     )
+
+
+def _accumulation(batches: BatchPlan) -> int:
+    """Return how many of lr-find's batches make up the training's global batch."""
+    accumulation, rest = divmod(batches.train.global_batch, batches.lr_find.per_gpu)
+    if rest:
+        raise UsageError(
+            f"a check at the training's global batch of {batches.train.global_batch:,} cannot be made of lr-find's "
+            f"batches of {batches.lr_find.per_gpu}",
+            why="it accumulates whole batches (--lr-check, --lr-transfer accumulate)",
+            fix="drop --finder-batch, or give one that divides the global batch",
+        )
+    return accumulation
 
 
 def _steps_per_epoch(samples: int, batch: int) -> int:

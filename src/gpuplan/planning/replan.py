@@ -56,6 +56,8 @@ def _memory(plan: LaunchPlan, measured: Measured) -> MemoryEstimate | Unknown:
         return Unknown(unknown="lr-find measured no peak memory")
     if finder.batch.per_gpu != train.batch.per_gpu:
         return Unknown(unknown="lr-find ran at another per-GPU batch")
+    if any(at.batch.per_gpu > finder.batch.per_gpu for at in (finder.sweep.compare if finder.sweep else ())):
+        return Unknown(unknown="lr-find was planned for the largest batch it compares, and measured at its own")
     if isinstance(finder.memory, Unknown) or isinstance(train.memory, Unknown):
         return Unknown(unknown="the memory of the training was not known, so a measured one corrects nothing")
     outside = sum(item.gib for item in finder.memory.items if item.name == "context")

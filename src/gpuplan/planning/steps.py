@@ -118,11 +118,11 @@ class _Work:
     loading_seconds: float = 0.0
     spot: bool = False
 
-    @property
-    def largest(self) -> StepBatch:
-        """The batch that needs most memory: one to compare may be larger than the step's own."""
-        others = [at.batch.per_gpu for at in self.sweep.compare] if self.sweep else []
-        return StepBatch.of(max(others)) if others and max(others) > self.batch.per_gpu else self.batch
+
+def _largest(inputs: PlanInputs, own: StepBatch) -> StepBatch:
+    """Return the batch of lr-find that needs most memory: one to compare may be larger than its own."""
+    most = max((own.per_gpu, *inputs.settings.lr.compare_batches))
+    return own if most == own.per_gpu else StepBatch.of(most)
 
 
 def _spot(inputs: PlanInputs) -> bool:
@@ -161,7 +161,12 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         batch=work.batch,
         optimizer_steps=work.optimizer_steps,
         sweep=work.sweep,
-        memory=_memory(inputs, place, work.largest, loop="plain" if work.sweep else "lightning"),
+        memory=_memory(
+            inputs,
+            place,
+            _largest(inputs, work.batch) if work.sweep else work.batch,
+            loop="plain" if work.sweep else "lightning",
+        ),
         time_hours=hours,
         bound=None if isinstance(time, Unknown) else time.bound,
         samples_per_second=time if isinstance(time, Unknown) else time.samples_per_second,
@@ -187,7 +192,7 @@ def _option(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> Option:
     disk = place.local_storage_gb if service(inputs) == "sagemaker" else None
     return Option(
         place=place,
-        memory=_memory(inputs, place, batches.lr_find, loop="plain"),
+        memory=_memory(inputs, place, _largest(inputs, batches.lr_find), loop="plain"),
         time=_range_test_time(inputs, place, batches),
         holds_data=disk is None or disk_gb(inputs.data, _s3_data(inputs, "streamed")) <= disk,
     )

@@ -42,6 +42,20 @@ def _decimal(value: object) -> object:
 Usd = Annotated[Decimal, BeforeValidator(_decimal)]
 
 
+def _whole_numbers(value: object) -> object:
+    """Let flags and variables write 32,64,128 for what is a list in TOML; a number that stands twice counts once."""
+    if isinstance(value, str):
+        try:
+            value = [int(part) for part in value.split(",") if part.strip()]
+        except ValueError as error:
+            raise ValueError("must be whole numbers with commas between them, such as 32,64,128") from error
+    # By repr: 1, 1.0 and true are equal, and two of them are refused for what they are.
+    return tuple({repr(item): item for item in value}.values()) if isinstance(value, list | tuple) else value
+
+
+WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], BeforeValidator(_whole_numbers)]
+
+
 class Section(Frozen):
     """A table of gpuplan.toml; its fields' docstrings become help texts, comments and the schema's descriptions."""
 
@@ -159,8 +173,10 @@ class Lr(Section):
     """Learning rate at which a sweep starts; by default 1e-5."""
     lr_max: float | None = Field(default=None, gt=0, le=1000, examples=[10.0])
     """Learning rate at which a sweep ends; by default 10."""
-    compare_batches: tuple[int, ...] = Field(default=(), max_length=8, examples=[(32, 64, 128)])
-    """Other per-GPU batches to sweep at as well; how far their learning rates spread is reported."""
+    compare_batches: WholeNumbers = Field(default=(), max_length=8, examples=[(32, 64, 128)])
+    """Other per-GPU batches to sweep at as well, such as 32,64,128; how far their learning rates spread is reported."""
+    carry_to_gpus: int | None = Field(default=None, ge=1, le=4096, examples=[8])
+    """GPUs of the training that a range test alone (--pipeline lr, find-lr) is for; by default those of the plan."""
     finder_batch: int | None = Field(default=None, ge=1, le=1_000_000, examples=[32])
     """Another per-GPU batch for lr-find alone: breaks the rule that both steps use the same, and the plan says so."""
     finder_instance: str | None = Field(default=None, min_length=1, examples=["g6.xlarge"])

@@ -76,10 +76,13 @@ class SweepSpec:
         """Most optimizer steps of all sweeps together."""
         return self.runs * self.iterations + sum(at.runs * at.iterations for at in self.others)
 
+    def samples(self, batch: BatchSpec) -> int:
+        """Return the most samples that all sweeps take; `batch` is the range test's own."""
+        return sum(at.runs * at.iterations * at.batch.global_batch for at in (self.own(batch), *self.others))
+
     def own_steps(self, batch: BatchSpec) -> float:
         """Return what all sweeps take, in optimizer steps at the range test's own batch: as many samples."""
-        samples = sum(at.runs * at.iterations * at.batch.global_batch for at in self.others)
-        return self.runs * self.iterations + samples / batch.global_batch
+        return self.samples(batch) / batch.global_batch
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import pytest
 
 from gpuplan.cli.app import main
 from gpuplan.cli.options import Given
-from gpuplan.workload.schema import SECTIONS, setting_fields
+from gpuplan.workload.schema import SECTIONS, SettingField, setting_fields
 
 
 class Plan(Protocol):
@@ -50,39 +50,40 @@ def test_there_are_switches() -> None:
 
 
 @pytest.mark.parametrize(
-    ("section", "name", "default"),
-    [(field.section, field.name, SECTIONS[field.section].model_fields[field.name].default) for field in SWITCHES],
+    ("field", "default"),
+    [(field, SECTIONS[field.section].model_fields[field.name].default) for field in SWITCHES],
+    ids=[field.key for field in SWITCHES],
 )
 class TestSwitch:
     """A setting that is yes or no."""
 
-    def test_has_a_flag_for_yes_and_one_for_no(self, planned: Plan, section: str, name: str, *, default: bool) -> None:
-        flag = name.replace("_", "-")
+    def test_has_a_flag_for_yes_and_one_for_no(self, planned: Plan, field: SettingField, *, default: bool) -> None:
+        name, section = field.name, field.section
         assert planned()[section][name] is default
-        assert planned(f"--{flag}")[section][name] is True
-        assert planned(f"--no-{flag}")[section][name] is False
+        assert planned(field.flag)[section][name] is True
+        assert planned(f"--no-{field.flag[2:]}")[section][name] is False
 
     @pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("false", False), ("0", False)])
     def test_has_a_variable(
         self,
         planned: Plan,
         monkeypatch: pytest.MonkeyPatch,
-        section: str,
-        name: str,
+        field: SettingField,
         text: str,
         *,
         default: bool,
         value: bool,
     ) -> None:
-        monkeypatch.setenv(f"GPUPLAN_{name.upper()}", text)
-        assert planned()[section][name] is value
-        assert planned(f"--{'no-' if value else ''}{name.replace('_', '-')}")[section][name] is not value, default
+        monkeypatch.setenv(field.variable, text)
+        assert planned()[field.section][field.name] is value
+        flag = f"--{'no-' if value else ''}{field.flag[2:]}"
+        assert planned(flag)[field.section][field.name] is not value, default
 
-    def test_may_stand_in_the_file(self, planned: Plan, section: str, name: str, *, default: bool) -> None:
+    def test_may_stand_in_the_file(self, planned: Plan, field: SettingField, *, default: bool) -> None:
+        name, section = field.name, field.section
         Path("gpuplan.toml").write_text(f"[{section}]\n{name} = {str(not default).lower()}\n", encoding="utf-8")
         assert planned()[section][name] is not default
-        flag = f"--{'' if default else 'no-'}{name.replace('_', '-')}"
-        assert planned(flag)[section][name] is default
+        assert planned(f"--{'' if default else 'no-'}{field.flag[2:]}")[section][name] is default
 
     @pytest.mark.parametrize("text", ["maybe", "2"])
     def test_is_nothing_but_yes_or_no(
@@ -90,21 +91,60 @@ class TestSwitch:
         planned: Plan,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
-        section: str,
-        name: str,
+        field: SettingField,
         text: str,
         *,
         default: bool,
     ) -> None:
         del planned, default
-        Path("gpuplan.toml").write_text(f'[{section}]\n{name} = "{text}"\n', encoding="utf-8")
+        Path("gpuplan.toml").write_text(f'[{field.section}]\n{field.name} = "{text}"\n', encoding="utf-8")
         code, _, err = run(capsys, "plan", "--instance", "g5")
-        assert (code, f"--{name.replace('_', '-')}" in err) == (2, True)
+        assert (code, field.flag in err) == (2, True)
         Path("gpuplan.toml").unlink()
-        monkeypatch.setenv(f"GPUPLAN_{name.upper()}", text)
+        monkeypatch.setenv(field.variable, text)
         code, _, err = run(capsys, "plan", "--instance", "g5")
         assert code == 2
-        assert f"unset GPUPLAN_{name.upper()}" in err
+        assert f"unset {field.variable}" in err
+
+
+BATCHES = (32, 64, 128)
+
+
+@pytest.mark.parametrize("text", ["32,64,128", "32, 64, 128", "32,64,,64,128,"])
+def test_a_setting_of_several_numbers_is_a_comma_list_as_flag_and_as_variable(
+    planned: Plan, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    assert tuple(planned("--compare-batches", text)["lr"]["compare_batches"]) == BATCHES
+    monkeypatch.setenv("GPUPLAN_COMPARE_BATCHES", text)
+    assert tuple(planned()["lr"]["compare_batches"]) == BATCHES
+    assert tuple(planned("--compare-batches", "16")["lr"]["compare_batches"]) == (16,)
+
+
+def test_a_setting_of_several_numbers_is_a_list_in_the_file(planned: Plan) -> None:
+    Path("gpuplan.toml").write_text("[lr]\ncompare_batches = [32, 64, 128]\n", encoding="utf-8")
+    assert tuple(planned()["lr"]["compare_batches"]) == BATCHES
+
+
+@pytest.mark.parametrize("text", ["32;64", "32,x", "1e2", "0", "-4", "2000000", "1,2,3,4,5,6,7,8,9"])
+def test_what_is_no_list_of_batches_is_refused_with_its_flag(
+    planned: Plan, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    del planned
+    code, _, err = run(capsys, "plan", "--instance", "g5", "--compare-batches", text)
+    assert code == 2
+    assert f"--compare-batches = {text!r}" in err or "(from --compare-batches)" in err
+
+
+@pytest.mark.parametrize("value", ["64", "[64.5]", "[true]", '["64"]', "[[64]]"])
+def test_what_is_no_list_of_whole_numbers_in_the_file_is_refused(
+    planned: Plan, capsys: pytest.CaptureFixture[str], value: str
+) -> None:
+    del planned
+    Path("gpuplan.toml").write_text(f"[lr]\ncompare_batches = {value}\n", encoding="utf-8")
+    code, _, err = run(capsys, "plan", "--instance", "g5")
+    assert code == 2
+    assert "--compare-batches" in err
+    assert "gpuplan.toml" in err
 
 
 def test_the_role_is_read_from_its_documented_variable(planned: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,6 +160,7 @@ def test_the_role_is_read_from_its_documented_variable(planned: Plan, monkeypatc
         ["--spot", "--nodes", "2", "--per-gpu-batch", "16"],
         ["--no-spot", "--no-network-isolation", "--bucket", "gpuplan-123456789012"],
         ["--max-hours", "12", "--max-cost", "30", "--region", "us-west-2"],
+        ["--compare-batches", "32,64", "--lr-check"],
     ],
     ids=" ".join,
 )

@@ -66,7 +66,13 @@ OTHERWISE: dict[str, object] = {
     "lr.lr_max": 5.0,
     "lr.finder_batch": 32,
     "lr.finder_instance": "g6.xlarge",
+    "lr.fixed": "steps",
+    "lr.check": True,
+    "lr.compare_batches": (32, 128),
+    "lr.carry_to_gpus": 8,
 }
+BESIDE: dict[str, dict[str, object]] = {"lr.carry_to_gpus": {"launch.pipeline": "lr"}}
+"""What a setting needs beside it."""
 CASES: list[dict[str, object]] = [
     {},
     {"launch.instance": "p4de", "workload.per_gpu_batch": 64},
@@ -75,6 +81,8 @@ CASES: list[dict[str, object]] = [
     {"aws.role_arn": "arn:aws:iam::123456789012:role/x", "aws.bucket": "b-1", "aws.network_isolation": False},
     {"aws.region": "nowhere-1"},
     {"lr.learning_rate": 0.1, "launch.pipeline": "train"},
+    {"lr.check": True, "lr.compare_batches": (32, 128), "lr.transfer": "accumulate", "lr.fixed": "steps"},
+    {"launch.pipeline": "lr", "lr.carry_to_gpus": 16},
     {"lr.finder_batch": 16, "launch.max_cost": Decimal("0.10")},
     {"lr.finder_instance": "g6e.xlarge", "workload.data": "imagenet", "workload.model": "resnet50"},
     {"workload.data": "imagenet", "workload.model": "vit_b_16", "workload.per_gpu_batch": 700},
@@ -91,11 +99,12 @@ def test_every_setting_has_another_value_here() -> None:
 
 @pytest.mark.parametrize("key", OTHERWISE)
 def test_another_setting_is_another_plan(key: str) -> None:
-    assert plan(BASE | {key: OTHERWISE[key]}).plan_id != plan(BASE).plan_id
+    base = BASE | BESIDE.get(key, {})
+    assert plan(base | {key: OTHERWISE[key]}).plan_id != plan(base).plan_id
 
 
 def test_no_two_settings_lead_to_the_same_plan() -> None:
-    ids = [plan(BASE | {key: value}).plan_id for key, value in OTHERWISE.items()]
+    ids = [plan(BASE | BESIDE.get(key, {}) | {key: value}).plan_id for key, value in OTHERWISE.items()]
     assert len(set(ids)) == len(ids)
 
 

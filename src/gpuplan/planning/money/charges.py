@@ -18,6 +18,7 @@ from gpuplan.planning.money.small_prices import SmallPrice, small_price
 from gpuplan.planning.placement import service
 from gpuplan.planning.speed.data_transfer import list_requests
 from gpuplan.planning.speed.throughput import Hours
+from gpuplan_job.contract import BatchSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -118,7 +119,8 @@ def _objects(step: StepPlan, inputs: PlanInputs) -> tuple[int, str]:
     if step.sweep is None or step.s3_data != "streamed":
         return there * step.instances, f"{count(there * step.instances)} objects of data"
     noise = step.sweep.noise_micro_batches * step.batch.per_gpu * step.batch.world_size
-    opened = step.optimizer_steps * step.batch.global_batch + noise
+    batch = BatchSpec(step.batch.per_gpu, step.batch.world_size, step.batch.accumulation)
+    opened = step.sweep.samples(batch) + noise
     return opened, f"{count(opened)} objects opened, of {count(there)}"
 
 
