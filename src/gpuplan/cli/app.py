@@ -29,6 +29,7 @@ COMMANDS = {
     "plan": "Batch, memory, time and cost of a run, and the exact requests; starts nothing.",
     "compare": "The same workload on every instance: does it fit, hours, dollars; starts nothing.",
     "memory": "What a training step takes on a GPU, by kind and module; the largest safe batch.",
+    "find-lr": "Find the learning rate alone, on one GPU of this machine or of AWS.",
     "launch": "Run a pipeline: find the learning rate, carry it over, train on all GPUs.",
     "resume": "Go on with a run where it stopped.",
     "status": "What became of a run.",
@@ -59,7 +60,7 @@ class _LazyGroup(typer.core.TyperGroup):
         del ctx
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"gpuplan.cli.{cmd_name}")
+        module = importlib.import_module(f"gpuplan.cli.{cmd_name.replace('-', '_')}")
         if hasattr(module, "app"):
             return typer.main.get_command(module.app)
         single = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)

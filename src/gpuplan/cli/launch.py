@@ -17,8 +17,16 @@ from gpuplan.cli import plan as plan_command
 from gpuplan.cli.account import backend_of, completed, identified, located, runs_in_aws, session
 from gpuplan.cli.doctor import needs
 from gpuplan.cli.driving import drive
-from gpuplan.cli.options import DebugOption, Given, LivePricesOption, Output, OutputOption, with_settings
-from gpuplan.cli.planning import Planned, build, plan_from
+from gpuplan.cli.options import (
+    DebugOption,
+    Given,
+    LivePricesOption,
+    LrFromOption,
+    Output,
+    OutputOption,
+    with_settings,
+)
+from gpuplan.cli.planning import Planned, again, plan_from
 from gpuplan.cli.runs import store_of
 from gpuplan.core import names
 from gpuplan.core.errors import ExitCode, GpuplanError, PlanRefusedError, UsageError
@@ -42,6 +50,7 @@ def command(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Start without asking.")] = False,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="Leave once the first job is submitted.")] = False,
     allow_retired: Annotated[bool, typer.Option("--allow-retired", help="Launch on a retired instance.")] = False,
+    lr_from: LrFromOption = None,
     live_prices: LivePricesOption = False,
     output: OutputOption = Output.TEXT,
     debug: DebugOption = False,
@@ -51,12 +60,21 @@ def command(
     Ctrl-C detaches: the job goes on, and `gpuplan resume` takes the run up again.
     """
     if plan is not None:
-        planned = Planned(saved_plan(plan, given, live_prices=live_prices), Layers(), given)
+        planned = Planned(saved_plan(plan, given, live_prices=live_prices, lr_from=lr_from), Layers(), given)
     else:
-        planned = plan_from(given, live=live_prices)
+        planned = plan_from(given, live=live_prices, lr_from=lr_from)
     if dry_run:
         plan_command.present(planned, output, debug=debug, nothing_submitted=True)
         return
+    start(planned, output, yes=yes, detach=detach, allow_retired=allow_retired)
+
+
+def start(planned: Planned, output: Output, *, yes: bool, detach: bool = False, allow_retired: bool = False) -> None:
+    """Show a plan, ask unless `yes`, and drive its run to the end; exits with the run's status.
+
+    Raises:
+        GpuplanError: the plan is refused, or the account lacks what it needs; nothing was started.
+    """
     agreed = _in_account(planned.plan, allow_retired=allow_retired)
     if output is Output.TEXT:
         show(plan_text(agreed, datetime.now(UTC).date()), console(stderr=True))
@@ -85,7 +103,7 @@ def _in_account(plan: LaunchPlan, *, allow_retired: bool) -> LaunchPlan:
     if not runs_in_aws(plan) or plan.backend not in backends.names():
         return plan
     filled = completed(settings)
-    return plan if filled == settings else build(filled, live_prices=plan.provenance.live_prices)
+    return plan if filled == settings else again(plan, filled)
 
 
 def _show_account(planned: Planned, agreed: LaunchPlan) -> None:
@@ -127,10 +145,11 @@ def _check_account(agreed: LaunchPlan) -> None:
         raise error
 
 
-def saved_plan(path: Path, given: Given, *, live_prices: bool) -> LaunchPlan:
-    """Return a saved plan if it is unchanged and still what its settings, at the live prices it holds, lead to."""
-    if given.values or live_prices:
-        more = [*sorted(given.origins.values()), *(["--live-prices"] if live_prices else [])]
+def saved_plan(path: Path, given: Given, *, live_prices: bool, lr_from: str | None = None) -> LaunchPlan:
+    """Return a saved plan if it is unchanged and still what its settings, with what else it holds, lead to."""
+    if given.values or live_prices or lr_from:
+        beside = {"--live-prices": live_prices, "--lr-from": lr_from}
+        more = [*sorted(given.origins.values()), *(flag for flag, value in beside.items() if value)]
         raise UsageError(
             f"--plan fixes everything, but {', '.join(more)} was given as well",
             fix=f"{_unset(given)}gpuplan launch --plan {path}",
@@ -140,7 +159,7 @@ def saved_plan(path: Path, given: Given, *, live_prices: bool) -> LaunchPlan:
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read the plan {path}", why=str(error), fix="gpuplan plan --out plan.json") from error
     saved = from_document(text, str(path))
-    fresh = build(saved.provenance.settings, live_prices=saved.provenance.live_prices)
+    fresh = again(saved)
     if fresh.plan_id != saved.plan_id:
         parts = [part for part in differences(saved, fresh) if not part.endswith("_sha256")] or differences(
             saved, fresh

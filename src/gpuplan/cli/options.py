@@ -12,6 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from functools import wraps
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -19,7 +20,7 @@ import typer
 from gpuplan.workload.schema import SettingField, setting_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 
 class Output(StrEnum):
@@ -40,8 +41,26 @@ LivePricesOption = Annotated[
         "--live-prices", help="Ask AWS for today's prices, kept for 24 hours; needs credentials, costs nothing."
     ),
 ]
+LrFromOption = Annotated[
+    str | None,
+    typer.Option(
+        "--lr-from",
+        help="Run whose stored range test gives the learning rate, if it was made under the same conditions.",
+        show_default=False,
+    ),
+]
 RunArgument = Annotated[str | None, typer.Argument(help="Run id or the start of one; by default the newest run.")]
 
+_OF_A_TRAINING = {
+    "launch.pipeline",
+    "launch.world_size",
+    "launch.nodes",
+    "launch.spot",
+    "launch.max_hours",
+    "lr.learning_rate",
+}
+_ALIASES = {"workload.per_gpu_batch": "--batch-size"}
+"""Other flags where one GPU runs, so that there is but one batch."""
 _ACCOUNT = {"aws.region", "aws.profile", "aws.bucket", "aws.prefix", "aws.stack"}
 
 
@@ -78,13 +97,22 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     return _with_fields(command, setting_fields())
 
 
+def with_range_test(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(given, ...)` the options of a range test alone, without those of a training that it has not."""
+    fields = [field for field in setting_fields() if field.key not in _OF_A_TRAINING]
+    return _with_fields(command, fields, aliases=_ALIASES)
+
+
 def with_account(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(given, ...)` the options that say where in AWS a run is that this machine does not know."""
     return _with_fields(command, [field for field in setting_fields() if field.key in _ACCOUNT], first="own")
 
 
 def _with_fields(
-    command: Callable[..., None], fields: list[SettingField], first: Literal["settings", "own"] = "settings"
+    command: Callable[..., None],
+    fields: list[SettingField],
+    first: Literal["settings", "own"] = "settings",
+    aliases: Mapping[str, str] = MappingProxyType({}),
 ) -> Callable[..., None]:
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name not in {"ctx", "given"}]
 
@@ -94,7 +122,7 @@ def _with_fields(
         command(given=_given(ctx, fields, parameters), **rest)
 
     named = inspect.Parameter.KEYWORD_ONLY
-    settings = [_option(field) for field in fields]
+    settings = [_option(field, aliases) for field in fields]
     settings.append(inspect.Parameter("config", named, default=None, annotation=ConfigOption))
     parameters = [parameter.replace(kind=named) for parameter in own]
     options = [inspect.Parameter("ctx", named, annotation=typer.Context)]
@@ -105,11 +133,12 @@ def _with_fields(
     return run
 
 
-def _option(field: SettingField) -> inspect.Parameter:
+def _option(field: SettingField, aliases: Mapping[str, str]) -> inspect.Parameter:
     choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
     help_text = field.help + (f" One of {', '.join(choices)}." if choices else "")
     flag = f"{field.flag}/--no-{field.flag[2:]}" if field.annotation is bool else field.flag
-    option = typer.Option(flag, envvar=field.variable, help=help_text, show_default=False)
+    flags = [flag, *([aliases[field.key]] if field.key in aliases else [])]
+    option = typer.Option(*flags, envvar=field.variable, help=help_text, show_default=False)
     return inspect.Parameter(
         _parameter(field),
         inspect.Parameter.KEYWORD_ONLY,

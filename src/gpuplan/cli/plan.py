@@ -11,7 +11,15 @@ import typer
 
 from gpuplan.backends import base as backends
 from gpuplan.cli.home import home
-from gpuplan.cli.options import DebugOption, Given, LivePricesOption, Output, OutputOption, with_settings
+from gpuplan.cli.options import (
+    DebugOption,
+    Given,
+    LivePricesOption,
+    LrFromOption,
+    Output,
+    OutputOption,
+    with_settings,
+)
 from gpuplan.cli.planning import Planned, plan_from
 from gpuplan.core.errors import GpuplanError, UsageError
 from gpuplan.planning.refuse import refuse
@@ -25,6 +33,7 @@ from gpuplan_job.atomic import write_atomic
 def command(
     given: Given,
     out: Annotated[Path | None, typer.Option("--out", help="Also save the plan, for launch --plan.")] = None,
+    lr_from: LrFromOption = None,
     live_prices: LivePricesOption = False,
     output: OutputOption = Output.TEXT,
     debug: DebugOption = False,
@@ -33,7 +42,7 @@ def command(
 
     No AWS call without --live-prices, no credentials, no PyTorch needed.
     """
-    planned = plan_from(given, live=live_prices)
+    planned = plan_from(given, live=live_prices, lr_from=lr_from)
     present(planned, output, debug=debug, nothing_submitted=True)
     if out is not None:
         save(planned, out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -13,15 +13,16 @@ import typer
 from gpuplan import __version__
 from gpuplan.aws.location import ambient_region
 from gpuplan.backends import base as backends
-from gpuplan.cli.home import home
+from gpuplan.cli.home import home, store
 from gpuplan.cli.live_prices import of_settings
 from gpuplan.core import payload
-from gpuplan.core.errors import UsageError
+from gpuplan.core.errors import NoResultError, UsageError
 from gpuplan.core.names import did_you_mean
 from gpuplan.engine.tracing import LocalTraces
 from gpuplan.pipelines import base as pipelines
 from gpuplan.planning.inputs import PlanInputs
 from gpuplan.planning.range_test import policy
+from gpuplan.planning.reuse import LrSource
 from gpuplan.planning.traces import shipped
 from gpuplan.profiles import detect
 from gpuplan.profiles.load import load as load_profile
@@ -53,27 +54,33 @@ class Planned:
     given: Given
     live: bool = False
     """Whether --live-prices was given."""
+    beside: tuple[str, ...] = ()
+    """Options beside the settings, as a command line would repeat them."""
 
     def arguments(self) -> list[str]:
         """Return the options that lead to this plan as a command line would repeat them."""
-        return [*self.given.arguments(), *(["--live-prices"] if self.live else [])]
+        return [*self.given.arguments(), *(["--live-prices"] if self.live else []), *self.beside]
 
 
-def plan_from(given: Given, *, live: bool = False) -> Planned:
+def plan_from(given: Given, *, live: bool = False, lr_from: str | None = None) -> Planned:
     """Return the plan of what was given, over the configuration file, over the profile's defaults.
 
-    With `live`, at prices that AWS is asked for; without it AWS is asked for nothing.
+    With `live`, at prices that AWS is asked for; without it AWS is asked for nothing. `lr_from` names the run whose
+    range test gives the learning rate.
 
     Raises:
-        UsageError: a setting, a name or the data are not usable.
+        UsageError: a setting, a name or the data are not usable, or the range test is of other conditions.
+        NoResultError: that run has no range test that gives a learning rate.
         GpuplanError: `live`, and AWS could not be asked.
     """
+    source = None if lr_from is None else stored_range_test(lr_from)
     upper = said(given)
     profile = _profile(upper)
     layers = over_defaults(upper, profile)
     settings = settled(layers)
     prices = of_settings(settings, _types(profile)) if live else None
-    return Planned(built(gather(settings, profile, prices)), layers, given, live)
+    inputs = replace(gather(settings, profile, prices), lr_source=source)
+    return Planned(built(inputs), layers, given, live, ("--lr-from", source.run_id) if source else ())
 
 
 def said(given: Given) -> Layers:
@@ -101,13 +108,44 @@ def over_defaults(upper: Layers, profile: InstanceProfile) -> Layers:
     return layers
 
 
-def build(settings: Settings, live_prices: LivePrices | None = None) -> LaunchPlan:
-    """Return the plan that complete settings lead to today, at the prices that AWS answered where it was asked.
+def build(settings: Settings, live_prices: LivePrices | None = None, lr_source: LrSource | None = None) -> LaunchPlan:
+    """Return the plan that complete settings lead to today, at prices that AWS answered, with a stored range test.
 
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
     """
-    return built(gather(settings, resolve_profile(settings.launch.instance), live_prices))
+    inputs = gather(settings, resolve_profile(settings.launch.instance), live_prices)
+    return built(replace(inputs, lr_source=lr_source))
+
+
+def again(plan: LaunchPlan, settings: Settings | None = None) -> LaunchPlan:
+    """Return what a plan's settings, or others, lead to today, with the prices and the range test that it holds.
+
+    Raises:
+        UsageError: as `build`.
+    """
+    held = plan.provenance
+    return build(settings or held.settings, held.live_prices, held.lr_source)
+
+
+def stored_range_test(run: str) -> LrSource:
+    """Return the range test of a run that this machine has the record of.
+
+    Raises:
+        UsageError: there is no such run.
+        NoResultError: it has none.
+    """
+    runs = store()
+    run_id = runs.resolve(run)
+    record = runs.record(run_id)
+    if record.lr_result is None:
+        reused = record.plan.lr.reused
+        raise NoResultError(
+            f"--lr-from {run_id}: it has no range test",
+            why=f"its learning rate is from run {reused.run_id}" if reused else "its lr-find has not ended well",
+            fix=f"--lr-from {reused.run_id}" if reused else f"gpuplan status {run_id}",
+        )
+    return LrSource(run_id=run_id, data=record.plan.data, result=record.lr_result)
 
 
 def built(inputs: PlanInputs) -> LaunchPlan:

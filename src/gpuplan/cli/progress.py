@@ -11,7 +11,8 @@ import typer
 
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import learning_rate, significant
-from gpuplan.reports.run_text import decision_facts, replanned_text
+from gpuplan.reports.decision_text import decision_facts
+from gpuplan.reports.run_text import replanned_text
 from gpuplan.store import events as ev
 
 if TYPE_CHECKING:

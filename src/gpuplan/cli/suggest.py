@@ -13,8 +13,9 @@ from gpuplan.cli.options import DebugOption, Output, OutputOption, RunArgument
 from gpuplan.core.errors import NoResultError, UsageError
 from gpuplan.core.names import did_you_mean
 from gpuplan.core.units import learning_rate
+from gpuplan.planning.range_test import target_on
+from gpuplan.reports.decision_text import decision_facts
 from gpuplan.reports.layout import Facts, Line, Table, console, show
-from gpuplan.reports.run_text import decision_facts
 from gpuplan_job import rules, transfer
 from gpuplan_job.contract import Decision
 from gpuplan_job.decision import decide
@@ -35,22 +36,22 @@ def command(
     record = runs.record(run_id)
     result = record.measured()
     if result is None:
+        reused = record.plan.lr.reused
         raise NoResultError(
-            f"{run_id} has no range test to read", why="its lr-find has not ended well", fix=f"gpuplan status {run_id}"
+            f"{run_id} has no range test to read",
+            why=f"its learning rate is from run {reused.run_id}" if reused else "its lr-find has not ended well",
+            fix=f"gpuplan suggest {reused.run_id}" if reused else f"gpuplan status {run_id}",
         )
     for flag, name, choices in (("--lr-rule", rule, rules.names()), ("--lr-transfer", policy, transfer.names())):
         if name is not None and name not in choices:
             raise UsageError(
                 f"{flag} {name!r} is not known", why=did_you_mean(name, choices), fix="gpuplan suggest --help"
             )
-    train = record.plan.batch.train
-    target = train.per_gpu * (world_size or train.world_size) * train.accumulation
-    chosen = policy or record.plan.lr.transfer
-    told = result.sweep.target
-    wanted = told if target == told.global_batch else replace(told, global_batch=target, steps=0)
-    decisions = [
-        decide(result, replace(wanted, rule=name, transfer=chosen)) for name in ([rule] if rule else rules.names())
-    ]
+    gpus = world_size or record.plan.batch.train.world_size
+    wanted = target_on(record.plan, result.sweep.target, gpus)
+    wanted = replace(wanted, transfer=policy or wanted.transfer)
+    chosen, target = wanted.transfer, wanted.global_batch
+    decisions = [decide(result, replace(wanted, rule=name)) for name in ([rule] if rule else rules.names())]
     if output is Output.JSON:
         documents = [asdict(decision) for decision in decisions]
         typer.echo(
@@ -68,7 +69,15 @@ def command(
             console(),
         )
     else:
-        show([Line(f"gpuplan suggest {run_id} · carried to batch {target} by {chosen}"), _table(decisions)], console())
+        show(
+            [
+                Line(f"gpuplan suggest {run_id} · carried to batch {target} by {chosen}"),
+                _table(decisions),
+                Line("training LR by each transfer policy"),
+                _by_policy(decisions),
+            ],
+            console(),
+        )
     if all(decision.verdict != "ok" for decision in decisions):
         raise typer.Exit(NoResultError.exit_code)
 
@@ -85,6 +94,16 @@ def _table(decisions: list[Decision]) -> Table:
         for decision in decisions
     )
     return Table(("rule", "verdict", "LR on 1 GPU", "single sweeps", "training LR"), rows)
+
+
+def _by_policy(decisions: list[Decision]) -> Table:
+    """Return a row a rule and a column a policy; a policy that has nothing to go by has an empty one."""
+    names = transfer.names()
+    rows = tuple(
+        (decision.rule, *(_lr(decision.by_policy.get(name)) for name in names), decision.warning)
+        for decision in decisions
+    )
+    return Table(("rule", *names, ""), rows)
 
 
 def _use(decision: Decision) -> list[tuple[str, str]]:

@@ -18,6 +18,7 @@ from gpuplan.planning.money.cost import beside_instance, total
 from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
 from gpuplan.planning.range_test import policy, why_policy
+from gpuplan.planning.reuse import reused
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan.planning.steps import finder_plan
 from gpuplan.planning.warnings import warnings_for
@@ -56,6 +57,11 @@ def load(name: str) -> Pipeline:
         raise UsageError(
             f"unknown pipeline {name!r}", why=did_you_mean(name, names()), fix="--pipeline lr-then-train"
         ) from error
+
+
+def lr_is_known(inputs: PlanInputs) -> bool:
+    """Tell whether there is nothing to find: a learning rate was given, or another run's range test."""
+    return inputs.settings.lr.learning_rate is not None or inputs.lr_source is not None
 
 
 def batches(inputs: PlanInputs, gpus: int | None = None) -> BatchPlan:
@@ -98,6 +104,7 @@ def assemble(
             f"--max-hours: backend {settings.launch.backend} enforces no time limit", fix="drop --max-hours"
         )
     finder = finder_plan(inputs, batch, found) if found else None
+    source = reused(inputs, batch)
     sweep = next((step.sweep for step in steps if step.sweep), None)
     plan = LaunchPlan(
         pipeline=pipeline,
@@ -121,7 +128,8 @@ def assemble(
             check=sweep is not None and sweep.check is not None,
             runs=settings.lr.runs,
             iterations=sweep.iterations if sweep else None,
-            learning_rate=settings.lr.learning_rate,
+            learning_rate=source.decision.training_learning_rate if source else settings.lr.learning_rate,
+            reused=source,
         ),
         finder=finder,
         warnings=(),
@@ -132,6 +140,7 @@ def assemble(
             finder_profile_sha256=_profile_digest(inputs, finder.profile) if finder else None,
             settings=settings,
             live_prices=inputs.live,
+            lr_source=inputs.lr_source,
         ),
     )
     traced = inputs.traced()

@@ -25,6 +25,11 @@ def build(inputs: PlanInputs) -> LaunchPlan:
             "--lr gives the learning rate that --pipeline lr would look for",
             fix="drop --lr, or: gpuplan launch --pipeline train --lr " + format(inputs.settings.lr.learning_rate, "g"),
         )
+    if inputs.lr_source is not None:
+        raise UsageError(
+            f"--lr-from {inputs.lr_source.run_id} takes the learning rate that --pipeline lr would look for",
+            fix=f"gpuplan suggest {inputs.lr_source.run_id}    or drop --lr-from",
+        )
     if inputs.settings.launch.spot:
         raise UsageError(
             "--spot: lr-find writes no checkpoint, so an interruption would lose all of it",

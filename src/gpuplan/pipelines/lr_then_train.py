@@ -1,10 +1,10 @@
-"""Find the learning rate on one GPU, carry it over, train on all of them; with --lr only the training remains."""
+"""Find the LR on one GPU, carry it over, train on all of them; with --lr or --lr-from only the training remains."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpuplan.pipelines.base import assemble, batches
+from gpuplan.pipelines.base import assemble, batches, lr_is_known
 from gpuplan.planning.steps import find_finder, lr_find_step, train_step
 
 if TYPE_CHECKING:
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 
 def build(inputs: PlanInputs) -> LaunchPlan:
-    """Return the plan: lr-find unless the learning rate is given, then train."""
+    """Return the plan: lr-find unless the learning rate is known, then train."""
     batch = batches(inputs)
-    finder = find_finder(inputs, batch) if inputs.settings.lr.learning_rate is None else None
+    finder = find_finder(inputs, batch) if not lr_is_known(inputs) else None
     steps = [train_step(inputs, batch, finder)]
     if finder is not None:
         steps.insert(0, lr_find_step(inputs, batch, finder))

@@ -1,11 +1,11 @@
-"""Train on all GPUs with a learning rate the user gives."""
+"""Train on all GPUs with a learning rate that the user gives, or that another run's range test gave."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import UsageError
-from gpuplan.pipelines.base import assemble, batches
+from gpuplan.pipelines.base import assemble, batches, lr_is_known
 from gpuplan.planning.steps import train_step
 
 if TYPE_CHECKING:
@@ -19,11 +19,11 @@ def build(inputs: PlanInputs) -> LaunchPlan:
     Raises:
         UsageError: no learning rate was given.
     """
-    if inputs.settings.lr.learning_rate is None:
+    if not lr_is_known(inputs):
         raise UsageError(
             "--pipeline train needs a learning rate",
             why="this pipeline does not look for one",
-            fix="--lr 0.05, or let gpuplan find it: --pipeline lr-then-train",
+            fix="--lr 0.05, --lr-from RUN, or let gpuplan find it: --pipeline lr-then-train",
         )
     batch = batches(inputs)
     return assemble(inputs, "train", batch, [train_step(inputs, batch)])

@@ -15,6 +15,7 @@ from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.batch import BatchPlan, StepBatch
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Alternative, Charge, Cost, Rate
+from gpuplan.planning.reuse import LrSource, ReusedLr
 from gpuplan.planning.speed.data_transfer import S3Data
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan.profiles.prices import LivePrices
@@ -127,7 +128,7 @@ class FinderPlan(Frozen):
 
 
 class LrPlan(Frozen):
-    """How the learning rate comes about: found by `rule` and carried over by `transfer`, or given."""
+    """How the learning rate comes about: given, or found by `rule` and carried over by `transfer`."""
 
     rule: str
     transfer: str
@@ -141,6 +142,9 @@ class LrPlan(Frozen):
     iterations: int | None = None
     """Optimizer steps of one sweep; None where the learning rate is given."""
     learning_rate: float | None = None
+    """Known before the run starts: given, or `reused`."""
+    reused: ReusedLr | None = None
+    """What another run's range test gave this plan; None where the learning rate is given or still to be found."""
 
 
 class Provenance(Frozen):
@@ -155,6 +159,8 @@ class Provenance(Frozen):
     settings: Settings
     live_prices: LivePrices | None = None
     """What AWS answered to `--live-prices`: with it the plan can be made again on another day."""
+    lr_source: LrSource | None = None
+    """The range test that `--lr-from` named: with it the plan can be made again on another machine."""
 
 
 class LaunchPlan(Frozen):

@@ -5,6 +5,7 @@ Called by `planning.steps`, and by whoever asks whether a stored range test is t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import UsageError
@@ -15,6 +16,7 @@ from gpuplan_job.sweep_design import CHECK_RUNS, design
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan
     from gpuplan.planning.inputs import PlanInputs
+    from gpuplan.planning.plan import LaunchPlan
     from gpuplan.workload.schema import Lr
 
 NOISE_MICRO_BATCHES = 16
@@ -45,6 +47,27 @@ def target_of(inputs: PlanInputs, batches: BatchPlan) -> LrTarget:
         steps=batches.steps_per_epoch * settings.workload.epochs,
         fixed=settings.lr.fixed,
     )
+
+
+def target_on(plan: LaunchPlan, told: LrTarget, gpus: int) -> LrTarget:
+    """Return what a planned training on that many GPUs instead would look for: `told` at its own batch and steps.
+
+    Raises:
+        UsageError: the data do not fill one global batch.
+    """
+    train = plan.batch.train
+    if gpus == train.world_size:
+        return told
+    samples, batch = plan.data.train_samples, train.per_gpu * gpus * train.accumulation
+    if samples < batch:
+        raise UsageError(
+            f"--world-size {gpus}: the data have {samples:,} training samples, fewer than a global batch of {batch:,}",
+            fix=f"--world-size {max(1, samples // (train.per_gpu * train.accumulation))} or less",
+        )
+    steps = told.steps
+    if told.fixed == "epochs":
+        steps = EpochLayout(samples, train.per_gpu, gpus, train.accumulation).steps * plan.workload.epochs
+    return replace(told, global_batch=batch, steps=steps)
 
 
 def reference_steps(inputs: PlanInputs, batches: BatchPlan) -> int:

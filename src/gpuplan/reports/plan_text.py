@@ -6,10 +6,11 @@ import shlex
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
+from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, significant, usd
 from gpuplan.planning.money.cost import Cost, beside_instance
 from gpuplan.planning.speed.data_transfer import stored_bytes
 from gpuplan.reports.layout import Facts, Line, Table
+from gpuplan.reports.lr_plan_text import lr_facts
 from gpuplan.reports.money_text import beside, cost_text, money_facts
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     train = plan.step("train")
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
-    yield "learning rate", _lr(plan)
+    yield from lr_facts(plan)
     yield from _finder(plan)
     if train is not None and train.bound:
         speed = train.samples_per_second
@@ -146,17 +147,6 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     yield from money_facts(plan, today)
     for warning in plan.warnings:
         yield "note", f"{warning.message} ({warning.fix})" if warning.fix != "none needed" else warning.message
-
-
-def _lr(plan: LaunchPlan) -> str:
-    if plan.lr.learning_rate is not None:
-        return f"{learning_rate(plan.lr.learning_rate)}, as given"
-    finder, target = plan.batch.lr_find.global_batch, plan.batch.train.global_batch
-    sweeps = f"{plan.lr.runs} sweep{'s' if plan.lr.runs > 1 else ''}"
-    return (
-        f"found on 1 GPU by {sweeps} of {plan.lr.iterations} steps (rule: {plan.lr.rule}), "
-        f"carried from batch {finder} to {target} by {plan.lr.transfer}"
-    )
 
 
 def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.core.frozen import Unknown
+from gpuplan.reports.decision_text import comparison_document, decision_document
+from gpuplan_job.batch_comparison import compare
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from gpuplan.planning.money.cost import Cost
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import Attempt, RunRecord, StepRecord
-    from gpuplan_job.contract import Decision
 
 
 def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code: int | None = None) -> dict[str, Any]:
@@ -36,7 +37,10 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
         },
     }
     if record.decision:
-        document["lr"] = _lr(record.decision)
+        document["lr"] = decision_document(record.decision) | _compared(record)
+    elif record.plan.lr.reused is not None:
+        reused = record.plan.lr.reused
+        document["lr"] = decision_document(reused.decision) | {"from_run": reused.run_id}
     elif record.plan.lr.learning_rate is not None:
         document["lr"] = {"training_learning_rate": record.plan.lr.learning_rate, "transfer": "none", "given": True}
     document |= _measured(record) | _train(record, locate)
@@ -99,26 +103,10 @@ def _batch(per_gpu: int, global_batch: int) -> dict[str, int]:
     return {"per_gpu": per_gpu, "global": global_batch}
 
 
-def _lr(decision: Decision) -> dict[str, Any]:
-    suggestion: dict[str, Any] = {
-        "rule": decision.rule,
-        "verdict": decision.verdict,
-        "divergence_lr": decision.divergence_lr or {"unknown": "no sweep diverged"},
-    }
-    found: dict[str, Any] = {
-        "suggestion": suggestion,
-        "noise_scale": {"unknown": "no signal"} if decision.noise_scale is None else decision.noise_scale,
-        "transfer": decision.transfer,
-    }
-    if decision.verdict == "ok":
-        suggestion |= {"learning_rate": decision.learning_rate, "band": list(decision.band or ())}
-        found |= {
-            "multiplier": decision.multiplier,
-            "training_learning_rate": decision.training_learning_rate,
-        }
-    else:
-        suggestion |= {"reason": decision.reason, "fix": decision.fix}
-    return found
+def _compared(record: RunRecord) -> dict[str, Any]:
+    result = record.measured()
+    compared = compare(result) if result else None
+    return {"compared": comparison_document(compared)} if compared else {}
 
 
 def _measured(record: RunRecord) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -10,28 +11,39 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
 from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.reports.decision_text import comparison_blocks, decision_facts
 from gpuplan.reports.layout import Block, Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.plan_text import VERDICT, hours_text
+from gpuplan.workload.schema import setting_fields
+from gpuplan_job.batch_comparison import compare
+from gpuplan_job.suggestion import NoSuggestion, suggest_at
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from gpuplan.planning.plan import LaunchPlan
     from gpuplan.store.events import Replanned
     from gpuplan.store.record import RunRecord, StepRecord
-    from gpuplan_job.contract import Decision
+    from gpuplan_job.contract import Decision, LrResult
 
+_ALSO = {"launch.instance", "lr.rule", "lr.transfer", "lr.fixed"}
+"""Settings beside the workload that decide how a range test is read, and where the training is."""
 _OPEN = {"planned", "running", "cancelling"}
 
 
 def run_text(record: RunRecord, locate: Callable[[str, str], str], picture: Path | None) -> list[Block]:
     """Return the blocks of a run; `picture` is the curve's file, if it was drawn."""
-    plan = record.plan
+    plan, result = record.plan, record.measured()
+    compared = compare(result) if result else None
+    table, spread = comparison_blocks(compared) if compared else (None, None)
+    facts = [*_facts(record, locate, picture)]
     return [
         Line(f"gpuplan run {record.run_id} · {plan.pipeline} · {plan.instance} · {plan.backend} · {record.state}"),
         _steps(record),
-        Facts(tuple(_facts(record, locate, picture))),
+        *([table] if table else []),
+        Facts((spread, *facts) if spread else tuple(facts)),
         Facts(tuple(_next(record))),
     ]
 
@@ -50,30 +62,6 @@ def runs_table(records: Sequence[RunRecord]) -> Table:
         for record in records
     )
     return Table(("run", "pipeline", "instance", "state", "started", "val accuracy"), rows)
-
-
-def decision_facts(decision: Decision) -> Iterator[tuple[str, str]]:
-    """Yield what was found and what it means for the training, with the reason."""
-    if decision.learning_rate is None or decision.training_learning_rate is None:
-        yield "learning rate", f"none: the range test is {decision.verdict}. {decision.reason}"
-        return
-    low, high = decision.band or (decision.learning_rate, decision.learning_rate)
-    edge = f", diverges at {learning_rate(decision.divergence_lr)}" if decision.divergence_lr else ""
-    yield (
-        "found LR",
-        f"{learning_rate(decision.learning_rate)} on 1 GPU (verdict {decision.verdict}, rule {decision.rule}, "  # noqa: ISC004 - one sentence
-        f"single sweeps {learning_rate(low)} .. {learning_rate(high)}{edge})",
-    )
-    noise = (
-        "" if decision.noise_scale is None else f", gradient noise scale {significant(decision.noise_scale)} samples"
-    )
-    yield (
-        "training LR",
-        f"{learning_rate(decision.training_learning_rate)} = found LR x "  # noqa: ISC004 - one sentence
-        f"{significant(decision.multiplier or 1)} (transfer {decision.transfer}{noise})",
-    )
-    if decision.note:
-        yield "", decision.note
 
 
 def failure_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
@@ -137,6 +125,10 @@ def replanned_text(new: Replanned) -> str:
 def _facts(record: RunRecord, locate: Callable[[str, str], str], picture: Path | None) -> Iterator[tuple[str, str]]:
     if record.decision:
         yield from decision_facts(record.decision)
+        yield from _check_without(record.decision, record.measured())
+    elif record.plan.lr.reused is not None:
+        yield from decision_facts(record.plan.lr.reused.decision)
+        yield "LR from", f"the range test of run {record.plan.lr.reused.run_id}"
     elif record.plan.lr.learning_rate is not None:
         yield "training LR", f"{learning_rate(record.plan.lr.learning_rate)}, as given"
     if record.replanned and record.state in _OPEN:
@@ -145,6 +137,16 @@ def _facts(record: RunRecord, locate: Callable[[str, str], str], picture: Path |
     if picture:
         yield "curve", str(picture)
     yield from failure_facts(record)
+
+
+def _check_without(decision: Decision, result: LrResult | None) -> Iterator[tuple[str, str]]:
+    """Yield why a check that was made says nothing."""
+    if result is None or result.check is None or decision.verdict != "ok" or decision.checked_learning_rate is not None:
+        return
+    found = suggest_at(result, result.check, decision.rule)
+    if isinstance(found, NoSuggestion):
+        batch = result.check.at.batch.global_batch
+        yield "check", f"no learning rate from the sweeps at batch {batch} itself: {found.verdict}, {found.reason}"
 
 
 def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[tuple[str, str]]:
@@ -168,6 +170,19 @@ def _accuracy(record: RunRecord) -> str:
     return f"{result.best.val_accuracy:.4f}" if result else ""
 
 
+def _conditions(plan: LaunchPlan) -> list[str]:
+    """Return the options under which a training may use this run's range test, where they are not the defaults."""
+    settings = plan.provenance.settings
+    options: list[str] = []
+    for field in setting_fields():
+        section = getattr(settings, field.section)
+        value, info = getattr(section, field.name), type(section).model_fields[field.name]
+        told = (field.section == "workload" and field.name != "workers") or field.key in _ALSO
+        if told and (info.is_required() or value != info.default):
+            options += [field.flag, str(value)]
+    return options
+
+
 def _next(record: RunRecord) -> Iterator[tuple[str, str]]:
     run = record.run_id
     if record.state in _OPEN:
@@ -183,6 +198,8 @@ def _next(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "next", f"gpuplan resume {run}"
         yield "next", f"gpuplan logs {run}"
         return
+    if record.plan.step("train") is None and record.lr_result is not None:
+        yield "next", f"gpuplan launch {shlex.join([*_conditions(record.plan), '--lr-from', run])}"
     if record.lr_result is not None:
         yield "next", f"gpuplan suggest {run} --lr-rule minimum"
     yield "next", f"gpuplan status {run} -o json"

@@ -113,7 +113,9 @@ class RunStore:
                 Stored.model_validate_json(f'{{"seq": {seq}, "at": "{at}", "event": {body}}}') for seq, at, body in rows
             ]
         except ValidationError as error:
-            raise _broken(path, f"event log of another version, or damaged: {error.errors()[0]['msg']}") from error
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"])
+            raise _broken(path, f"event log of another version, or damaged: {where}: {first['msg']}") from error
 
     def record(self, run_id: str) -> RunRecord:
         """Return the record folded from a run's events.

@@ -115,7 +115,7 @@ def test_a_check_costs_what_its_samples_cost(make_plan: MakePlan) -> None:
         step = make_plan(FOUR_GPUS | {"launch.backend": "sagemaker", "workload.model": "resnet50"} | more).steps[0]
         assert step.sweep is not None
         assert not hasattr(step.time_hours, "unknown")
-        hours: float = step.time_hours.p50  # type: ignore[union-attr] # known, as just asserted
+        hours: float = step.time_hours.p50
         return hours * 60 - step.startup_minutes[0]
 
     spec = sweep(make_plan(FOUR_GPUS | {"lr.check": True}))
@@ -159,7 +159,7 @@ def test_lr_find_needs_the_memory_of_the_largest_batch_it_sweeps_at(make_plan: M
     def peak(*batches: int) -> float:
         memory = make_plan(FOUR_GPUS | {"workload.model": "resnet50", "lr.compare_batches": batches}).steps[0].memory
         assert not hasattr(memory, "unknown")
-        gib: float = memory.peak_gib  # type: ignore[union-attr] # known, as just asserted
+        gib: float = memory.peak_gib
         return gib
 
     assert peak(16, 32) == peak()

@@ -16,9 +16,10 @@ from gpuplan.core.job_state import JobState
 from gpuplan.core.units import usd
 from gpuplan.engine.account import spent
 from gpuplan.engine.run import Engine
+from gpuplan.reports.decision_text import decision_facts
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
-from gpuplan.reports.run_text import decision_facts, run_text, runs_table
+from gpuplan.reports.run_text import run_text, runs_table
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
 from gpuplan_job.contract import Decision

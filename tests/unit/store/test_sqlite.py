@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -262,6 +263,51 @@ def test_an_event_of_another_version_is_refused_in_words(begun: RunStore, body: 
     connection.close()
     with pytest.raises(StoreError, match="cannot read"):
         begun.record(RUN)
+
+
+def before_lr_results_had_a_target(body: str) -> str:
+    """Return an event as gpuplan wrote it when a range test did not say what its learning rate was for."""
+    event = json.loads(body)
+    for step in event["plan"]["steps"]:
+        for key in ("target", "check", "compare"):
+            step.get("sweep", {}).pop(key, None)
+    return json.dumps(event)
+
+
+def test_a_run_of_the_version_before_is_refused_with_what_differs_and_what_to_do(begun: RunStore) -> None:
+    with sqlite3.connect(begun.folder(RUN) / LOG) as connection:
+        [(body,)] = connection.execute("SELECT body FROM events WHERE seq = 1").fetchall()
+        connection.execute("UPDATE events SET body = ? WHERE seq = 1", (before_lr_results_had_a_target(body),))
+    connection.close()
+    with pytest.raises(StoreError, match="cannot read") as caught:
+        begun.record(RUN)
+    assert "another version" in caught.value.why
+    assert "sweep.target" in caught.value.why
+    assert "gpuplan list" in caught.value.fix
+
+
+def test_a_result_of_the_version_before_is_refused_in_words(begun: RunStore) -> None:
+    body = '{"kind": "measured", "step": "lr-find", "attempt": 1, "result": {"schema": "gpuplan.lr-result/1"}}'
+    with sqlite3.connect(begun.folder(RUN) / LOG) as connection:
+        connection.execute("INSERT INTO events (at, body) VALUES ('2026-11-22T00:00:00+00:00', ?)", (body,))
+    connection.close()
+    with pytest.raises(StoreError, match="cannot read") as caught:
+        begun.record(RUN)
+    assert "gpuplan.lr-result/1" in caught.value.why
+
+
+def test_a_decision_of_the_version_before_is_read_without_what_it_did_not_say(begun: RunStore) -> None:
+    body = (
+        '{"kind": "decided", "decision": {"verdict": "ok", "rule": "edge", "transfer": "sqrt", "learning_rate": 0.1, '
+        '"band": [0.1, 0.2], "multiplier": 2.0, "training_learning_rate": 0.2, "reason": "", "fix": "", "note": ""}}'
+    )
+    with sqlite3.connect(begun.folder(RUN) / LOG) as connection:
+        connection.execute("INSERT INTO events (at, body) VALUES ('2026-11-22T00:00:00+00:00', ?)", (body,))
+    connection.close()
+    decision = begun.record(RUN).decision
+    assert decision is not None
+    assert (decision.training_learning_rate, decision.band) == (0.2, (0.1, 0.2))
+    assert (decision.by_policy, decision.warning) == ({}, "")
 
 
 def test_a_log_that_names_a_step_its_plan_does_not_have_is_refused(begun: RunStore) -> None:
