@@ -46,6 +46,17 @@ COMMANDS = {
 }
 
 _VARIABLE = re.compile(r"GPUPLAN_[A-Z_]+")
+_MEANT = {
+    "--batch-size": (
+        "per GPU or over all GPUs? global batch = batch per GPU x GPUs x accumulated micro-batches",
+        "--per-gpu-batch N for the first; the second follows from it, --world-size and --accumulate",
+    ),
+    "--world-size": (
+        "this command runs on one GPU, or takes the GPUs from elsewhere",
+        "--carry-to-gpus N says how many GPUs a learning rate is for (find-lr)",
+    ),
+}
+"""Options that people try, with what to say of them."""
 _EPILOG = "Start with: gpuplan plan    then: gpuplan launch"
 
 
@@ -173,6 +184,9 @@ def _report(error: Exception, *, as_json: bool) -> int:
 
 def _advice(said: str, ctx: Any) -> dict[str, str]:  # noqa: ANN401 - typer's own context class is private
     """Return why and fix for a complaint of typer's about a command or a group of commands."""
+    for option, (why, fix) in _MEANT.items():
+        if said.startswith(f"No such option: {option}"):
+            return {"why": why, "fix": fix}
     if variable := _VARIABLE.search(said):
         return {"fix": f"unset {variable[0]}"}
     if wrong := re.match(r"No such command '(.*?)'", said):

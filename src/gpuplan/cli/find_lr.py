@@ -34,7 +34,7 @@ def command(
     Exits with 9 where no learning rate can be trusted, with the reason and what to do.
     """
     planned = plan_from(_range_test(given), live=live_prices)
-    planned = replace(planned, given=given)
+    planned = replace(planned, given=given, command="find-lr")
     if dry_run:
         plan_command.present(planned, output, debug=debug, nothing_submitted=True)
         return

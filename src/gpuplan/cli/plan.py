@@ -77,7 +77,7 @@ def _next(planned: Planned) -> Facts:
         backends.create(planned.plan.backend, home(), settings.aws)
     except GpuplanError as error:
         return Facts((("launch", f"would be refused: {error.what}"), ("fix", error.fix)))
-    return next_commands(planned.arguments())
+    return next_commands(planned.arguments(), planned.command)
 
 
 def save(planned: Planned, out: Path) -> None:

@@ -56,6 +56,8 @@ class Planned:
     """Whether --live-prices was given."""
     beside: tuple[str, ...] = ()
     """Options beside the settings, as a command line would repeat them."""
+    command: str = "launch"
+    """The command that runs it."""
 
     def arguments(self) -> list[str]:
         """Return the options that lead to this plan as a command line would repeat them."""

@@ -56,7 +56,13 @@ def command(
         documents = [asdict(decision) for decision in decisions]
         typer.echo(
             json.dumps(
-                {"schema": "gpuplan.suggest/1", "run_id": run_id, "global_batch": target, "decisions": documents},
+                {
+                    "schema": "gpuplan.suggest/1",
+                    "run_id": run_id,
+                    "global_batch": target,
+                    "steps": wanted.steps,
+                    "decisions": documents,
+                },
                 indent=2,
             )
         )

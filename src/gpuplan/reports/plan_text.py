@@ -57,12 +57,12 @@ def header(plan: LaunchPlan) -> str:
     return f"gpuplan plan {plan.plan_id[:10]} · {plan.pipeline} · {machines} ({processes}) · {where}"
 
 
-def next_commands(arguments: list[str]) -> Facts:
-    """Return what to paste next; `arguments` are the options the user gave."""
+def next_commands(arguments: list[str], command: str = "launch") -> Facts:
+    """Return what to paste next; `arguments` are the options the user gave, `command` is what runs the plan."""
     given = shlex.join(arguments)
-    launch = f"gpuplan launch {given}".strip()
+    run = ("next", f"gpuplan {command} {given}".strip())
     save = f"gpuplan plan {given}".strip() + " --out plan.json"
-    return Facts((("next", launch), ("next", save)))
+    return Facts((run, ("next", save)) if command == "launch" else (run,))
 
 
 def hours_text(value: Hours | Unknown) -> str:
