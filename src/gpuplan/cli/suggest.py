@@ -53,7 +53,7 @@ def command(
     chosen, target = wanted.transfer, wanted.global_batch
     decisions = [decide(result, replace(wanted, rule=name)) for name in ([rule] if rule else rules.names())]
     if output is Output.JSON:
-        documents = [asdict(decision) for decision in decisions]
+        documents = [{k: v for k, v in asdict(decision).items() if v is not None} for decision in decisions]
         typer.echo(
             json.dumps(
                 {

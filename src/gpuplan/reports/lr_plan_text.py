@@ -57,10 +57,10 @@ def _reused(reused: ReusedLr, plan: LaunchPlan) -> Iterator[tuple[str, str]]:
 
 def _check(sweep: SweepSpec, target: int) -> str:
     if sweep.check is None:
-        return f"check off (--lr-check sweeps at batch {target} itself, by accumulation on that 1 GPU)"
+        return f"check off (--lr-check sweeps at batch {target} too, accumulated)"
     at = sweep.check
     made = f"{at.batch.accumulation} x {at.batch.per_gpu} accumulated"
-    return f"check on: {_sweeps(at.runs, at.iterations)} at batch {target} itself, {made}"
+    return f"check on, {_sweeps(at.runs, at.iterations)} at batch {target}, {made}"
 
 
 def _sweeps(runs: int, iterations: int) -> str:

@@ -29,7 +29,7 @@ from gpuplan.planning.advice.parts import (
 )
 from gpuplan.planning.advice.sources import Accuracy, Source
 from gpuplan.planning.batch import LARGE_BATCH
-from gpuplan.planning.range_test import POLICIES
+from gpuplan.planning.range_test import ACCUMULATE, POLICIES
 from gpuplan.workload.schema import Workload as WorkloadSettings
 from gpuplan_job import transfer
 from gpuplan_job.transfer.base import Transfer
@@ -149,7 +149,9 @@ def advise(question: Question) -> Advice:
         UsageError: the per-GPU batch and GPUs that were named cannot make up the new batch.
     """
     change = Transfer(question.from_batch, question.to_batch, question.optimizer, question.noise_scale)
-    rules = tuple(sorted((_rule(name, change) for name in transfer.names()), key=_distance))
+    # One policy goes by a range test at the new batch, and here there is none.
+    names = [name for name in transfer.names() if name != ACCUMULATE]
+    rules = tuple(sorted((_rule(name, change) for name in names), key=_distance))
     require_reachable(question.to_batch, question.machine, question.per_gpu_batch)
     found = ways(question.to_batch, question.from_batch, question.machine, question.per_gpu_batch)
     micro_batch = found[0].per_gpu if found else None
