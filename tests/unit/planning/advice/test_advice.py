@@ -86,6 +86,7 @@ def test_the_learning_rates_are_those_of_the_trainings_own_policies(question: Qu
     expected = {
         name.replace("-", "_"): question.learning_rate * transfer.load(name).multiplier(change)
         for name in transfer.names()
+        if name != "accumulate"  # it goes by a range test, which an advice does not have
     }
     assert advice.learning_rate == expected
 
