@@ -7,7 +7,9 @@ GPUs or another instance is what carrying over is for. Nothing else may differ.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import model_validator
 
 from gpuplan.core.errors import NoResultError, UsageError
 from gpuplan.core.frozen import Frozen
@@ -52,6 +54,11 @@ class LrSource(Frozen):
     """As that run was planned with."""
     result: dict[str, Any]
     """The LrResult's document."""
+
+    @model_validator(mode="after")
+    def _readable(self) -> Self:
+        self.measured()
+        return self
 
     def measured(self) -> LrResult:
         """Return the range test."""

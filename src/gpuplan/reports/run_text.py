@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from gpuplan.store.record import RunRecord, StepRecord
     from gpuplan_job.contract import Decision, LrResult
 
-_ALSO = {"launch.instance", "lr.rule", "lr.transfer", "lr.fixed"}
+_ALSO = {"launch.instance", "lr.rule", "lr.transfer", "lr.fixed", "lr.runs"}
 """Settings beside the workload that decide how a range test is read, and where the training is."""
 _OPEN = {"planned", "running", "cancelling"}
 

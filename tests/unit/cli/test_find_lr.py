@@ -140,7 +140,7 @@ def test_without_a_usable_learning_rate_it_exits_with_9_and_says_why_and_what_to
 
 
 def test_its_next_command_trains_with_what_it_found(gpuplan: Gpuplan) -> None:
-    _, page, _ = gpuplan("find-lr", *FAKE, "--batch-size", "16", "--epochs", "3", "--lr-rule", "minimum")
+    _, page, _ = gpuplan("find-lr", *FAKE, "--batch-size", "16", "--epochs", "3", "--lr-rule", "minimum", "--runs", "1")
     launch = next(line for line in page.splitlines() if "gpuplan launch" in line)
     arguments = shlex.split(launch.partition("gpuplan launch")[2])
     code, out, err = gpuplan("launch", *FAKE, *arguments, "--yes", "-o", "json")

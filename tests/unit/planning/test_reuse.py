@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from pydantic import ValidationError
 
 from gpuplan.backends.fake import synthetic_results
 from gpuplan.cli.options import Given
@@ -69,9 +70,9 @@ def planned(values: dict[str, object], source: LrSource | None = None) -> Launch
     return built(replace(inputs, lr_source=source))
 
 
-def stored(change: Callable[[LrResult], LrResult] = lambda r: r, **settings: Any) -> LrSource:  # noqa: ANN401 - settings by name
+def stored(change: Callable[[LrResult], LrResult] = lambda r: r, settings: dict[str, object] | None = None) -> LrSource:
     """Return the range test that a run of the base's settings would have stored."""
-    plan = planned({"launch.pipeline": "lr", "workload.precision": "bf16-mixed"} | settings)
+    plan = planned({"launch.pipeline": "lr", "workload.precision": "bf16-mixed"} | (settings or {}))
     job = job_input(plan, plan.steps[0], run_id="found-0000000000001", attempt=1, learning_rate=None)
     result = change(LrResult.from_json(synthetic_results(job)[LR_RESULT_FILE]))
     return LrSource(run_id="found-0000000000001", data=plan.data, result=json.loads(result.to_json()))
@@ -135,7 +136,7 @@ def test_validation_data_may_differ() -> None:
 
 
 def test_the_precision_that_counts_is_the_one_that_ran() -> None:
-    on_cpu = stored(lambda r: replace(r, precision="bf16-mixed"), **{"workload.precision": "16-mixed"})
+    on_cpu = stored(lambda r: replace(r, precision="bf16-mixed"), {"workload.precision": "16-mixed"})
     with pytest.raises(UsageError, match="under other conditions") as caught:
         planned({"workload.precision": "16-mixed"}, on_cpu)
     assert "precision: bf16-mixed there, 16-mixed here" in caught.value.why
@@ -143,7 +144,7 @@ def test_the_precision_that_counts_is_the_one_that_ran() -> None:
 
 
 def test_a_check_made_for_this_training_is_used_and_one_for_another_is_refused() -> None:
-    source = stored(**{"lr.check": True})
+    source = stored(settings={"lr.check": True})
     plan = planned({"lr.transfer": "accumulate"}, source)
     assert plan.lr.reused is not None
     assert plan.lr.learning_rate == plan.lr.reused.decision.checked_learning_rate
@@ -180,6 +181,12 @@ def test_the_pipeline_that_only_trains_takes_one() -> None:
     with pytest.raises(UsageError, match="needs a learning rate") as caught:
         planned({"launch.pipeline": "train"})
     assert "--lr-from RUN" in caught.value.fix
+
+
+def test_a_range_test_of_another_version_is_no_source() -> None:
+    source = stored()
+    with pytest.raises(ValidationError, match="lr-result/1"):
+        LrSource(run_id="x", data=source.data, result=source.result | {"schema": "gpuplan.lr-result/1"})
 
 
 def test_the_plan_holds_the_range_test_so_it_can_be_made_again_anywhere() -> None:
