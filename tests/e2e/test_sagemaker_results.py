@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -156,7 +156,8 @@ class TestAnLrResult:
             document = json.loads(synthetic_results(job)[LR_RESULT_FILE])
             for curve in document["curves"]:
                 curve["losses"] = [2.3 for _ in curve["losses"]]
-            return {LR_RESULT_FILE: canonical_json(document).encode()}
+            result = LrResult.from_json(canonical_json(document))
+            return {LR_RESULT_FILE: replace(result, decision=decide(result)).to_json().encode()}
 
         bench.play = lambda job: bench.finish(job, flat)
         record = bench.launch()

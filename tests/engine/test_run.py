@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,8 @@ from gpuplan.engine.run import Engine
 from gpuplan.planning.money.cost import Cost
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.sqlite import RunStore
-from gpuplan_job.contract import FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure, JobInput
+from gpuplan_job.contract import FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure, JobInput, LrResult
+from gpuplan_job.decision import decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,6 +94,7 @@ def test_a_flat_curve_gives_exit_9_and_training_never_starts(bench: Bench, make_
         for curve in curves:
             curve["losses"] = [2.3] * len(curve["losses"])
             curve["stop_reason"] = "completed"
+        document["decision"] = asdict(decide(LrResult.from_json(json.dumps(document))))
 
     bench.start(make_plan())
     record = bench.drive(changed(LR_RESULT_FILE, flatten))

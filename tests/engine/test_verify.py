@@ -134,6 +134,14 @@ FORGED: dict[str, tuple[Change, str]] = {
         decided(lambda r: replace(r, sweep=replace(r.sweep, target=replace(r.sweep.target, transfer="linear")))),
         "another sweep than it was told",
     ),
+    "a rule that does not exist": (
+        lambda r: replace(r, sweep=replace(r.sweep, target=replace(r.sweep.target, rule="steepness"))),
+        "another sweep than it was told",
+    ),
+    "a sweep without steps": (
+        lambda r: replace(r, sweep=replace(r.sweep, iterations=0, reference_steps=0)),
+        "another sweep than it was told",
+    ),
     "the length of the training": (
         decided(lambda r: replace(r, sweep=replace(r.sweep, reference_steps=7))),
         "another sweep than it was told",
