@@ -24,7 +24,7 @@ LEAST_POINTS_OF_A_SWEEP = 20
 RUNS = (1, 3)
 
 KINDS: dict[str, Kind] = {}
-SEVERAL_RUNS_ONLY = {"three sweeps more than 4 x apart", "one of three sweeps empty", "one of three sweeps flat to NaN"}
+ONLY_OF_THREE = {"three sweeps more than 4 x apart", "one of three sweeps empty", "one of three sweeps flat to NaN"}
 
 
 def _kind(name: str) -> Callable[[Kind], Kind]:
@@ -39,7 +39,7 @@ def bad_range_tests(per_kind: int) -> Iterator[RangeTest]:
     """Yield `per_kind` range tests of one run and as many of three for each kind, the same at every call."""
     for name, kind in KINDS.items():
         for runs in RUNS:
-            if runs == 1 and name in SEVERAL_RUNS_ONLY:
+            if runs == 1 and name in ONLY_OF_THREE:
                 continue
             for seed in range(per_kind):
                 rng = Random(f"{name}/{runs}/{seed}")  # noqa: S311 - a simulation
@@ -140,7 +140,10 @@ def _(rng: Random, rates: list[float], runs: int) -> Sweeps:
     sigma = loss * 10 ** rng.uniform(-2, -0.5) / math.sqrt(len(rates))
     x = [math.log10(rate) for rate in rates]
     return [
-        [abs(loss + noise) + blow_up(at) for at, noise in zip(x, shapes.correlated(rng, len(x), sigma, 1.0), strict=True)]
+        [
+            abs(loss + noise) + blow_up(at)
+            for at, noise in zip(x, shapes.correlated(rng, len(x), sigma, 1.0), strict=True)
+        ]
         for _ in range(runs)
     ]
 
@@ -228,7 +231,7 @@ def _(rng: Random, rates: list[float], runs: int) -> Sweeps:
     bad = rng.choice([math.nan, math.inf])
     sweeps = _around(rng, rates, runs, shapes.valley(rng), 0.01)
     first = [rng.choice([math.nan, math.inf]) for _ in sweeps]
-    if rng.random() < 0.5:  # all the way, or only once
+    if rng.choice([True, False]):  # all the way, or only once
         return [[bad] * len(rates) for _ in sweeps]
     return [[value, *losses[1:]] for value, losses in zip(first, sweeps, strict=True)]
 
@@ -238,7 +241,7 @@ def _(rng: Random, rates: list[float], runs: int) -> Sweeps:
     at = rng.randint(1, 10)
     bad = rng.choice([math.nan, math.inf])
     sweeps = _around(rng, rates, runs, shapes.valley(rng), 0.01)
-    if rng.random() < 0.5:
+    if rng.choice([True, False]):
         return [[*losses[:at], *[bad] * (len(rates) - at)] for losses in sweeps]
     return [[*losses[:at], bad, *losses[at + 1 :]] for losses in sweeps]
 
@@ -347,9 +350,13 @@ def _(rng: Random, rates: list[float], runs: int) -> Sweeps:
 
 @_kind("three sweeps more than 4 x apart")
 def _(rng: Random, rates: list[float], runs: int) -> Sweeps:
-    one = replace(shapes.valley(rng), fall=-4.3, fall_decades=0.4, rise_decades=0.2, height=rng.uniform(0, 0.3))
-    highest = rng.uniform(-1, 0.5)
-    lowest = highest - rng.uniform(1.3, 2.2)
-    rises = [lowest, highest, *(rng.uniform(lowest, highest) for _ in range(runs - 2))]
-    rng.shuffle(rises)
-    return [_around(rng, rates, 1, replace(one, rise=rise), 0.01 * one.drop)[0] for rise in rises]
+    # The whole valley elsewhere in each: ten times as high and more from the lowest to the highest.
+    lowest, apart = rng.uniform(-3.9, -3.2), rng.uniform(1.0, 1.8)
+    falls = [lowest, lowest + apart, *(lowest + rng.uniform(0, apart) for _ in range(runs - 2))]
+    rng.shuffle(falls)
+    shape = replace(shapes.valley(rng), fall_decades=0.4, rise_decades=0.3, height=rng.uniform(0, 0.6), tilt=0.2)
+    width = rng.uniform(0.9, 1.4)
+    return [
+        _around(rng, rates, 1, replace(shape, fall=fall, rise=fall + width), rng.uniform(0, 0.03) * shape.drop)[0]
+        for fall in falls
+    ]

@@ -21,6 +21,7 @@ from gpuplan_job.contract import (
 )
 
 LOW, HIGH = 1e-5, 10.0
+START_POINTS = 5
 BATCH = 32
 
 
@@ -68,7 +69,7 @@ def recorded(rates: list[float], losses: list[float], reason: str, seed: int) ->
         if not math.isfinite(loss):
             return Curve(rates[: len(kept)], kept, "non-finite", at, seed)
         kept.append(loss)
-        if len(kept) > 5 and statistics.median(kept[-window:]) > 2 * statistics.median(kept[:5]):
+        if len(kept) > START_POINTS and statistics.median(kept[-window:]) > 2 * statistics.median(kept[:START_POINTS]):
             return Curve(rates[: len(kept)], kept, "diverged", at, seed)
     end = rates[min(len(kept), len(rates) - 1)]
     if reason == "diverged":

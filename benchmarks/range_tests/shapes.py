@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Shape = Callable[[float], float]
 _MOST_EXPONENT = 50.0
+MOST_TILT = 0.3
+"""Most that a valley's tilt adds to its fall."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +35,15 @@ class Valley:
     """The same of the rise."""
     height: float
     """How far above its start the loss goes, in falls."""
+    tilt: float = 0.0
+    """How far the loss goes on falling in its valley, in falls a decade: sound losses do until they leave it."""
 
     def __call__(self, x: float) -> float:
         """Return the loss at log10(LR) = x."""
-        low = self.start - self.drop * sigmoid((x - self.fall) * 4.4 / self.fall_decades)
+        in_valley = max(0.0, min(x, self.rise) - self.fall)
+        low = self.start - self.drop * (
+            sigmoid((x - self.fall) * 4.4 / self.fall_decades) + min(self.tilt * in_valley, MOST_TILT)
+        )
         return low + (1 + self.height) * self.drop * sigmoid((x - self.rise) * 4.4 / self.rise_decades)
 
 
@@ -50,8 +57,11 @@ def start(rng: Random) -> float:
     return float(math.exp(rng.uniform(math.log(0.5), math.log(9.0))))
 
 
-def valley(rng: Random, drop_share: tuple[float, float] = (0.15, 0.95)) -> Valley:
-    """Return a valley like those of real trainings: at least a decade wide, its fall not in the lowest half decade."""
+def valley(rng: Random, drop_share: tuple[float, float] = (0.15, 0.7)) -> Valley:
+    """Return a valley like those of real trainings: it rests below an LR of 1e-4.2, and is half a decade wide or more.
+
+    `drop_share` is the fall as a share of the starting loss; what the tilt adds comes on top.
+    """
     loss = start(rng)
     fall = rng.uniform(-4.2, -2.2)
     fall_decades = rng.uniform(0.4, 1.6)
@@ -59,7 +69,8 @@ def valley(rng: Random, drop_share: tuple[float, float] = (0.15, 0.95)) -> Valle
     narrowest = fall + (fall_decades + rise_decades) / 2 + 0.4
     rise = rng.uniform(min(narrowest, 0.6), 0.6)
     height = 10 ** rng.uniform(-0.3, 1.5)
-    return Valley(loss, rng.uniform(*drop_share) * loss, fall, rise, fall_decades, rise_decades, height)
+    drop, tilt = rng.uniform(*drop_share) * loss, rng.uniform(0.05, 0.2)
+    return Valley(loss, drop, fall, rise, fall_decades, rise_decades, height, tilt)
 
 
 def gaussian(rng: Random, points: int, sigma: float) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import Counter
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -117,6 +118,7 @@ def range_test(
         decision=UNDECIDED,
         measured=measured,
         versions=runtime.versions(),
+        chance_loss=optim.chance_loss(sweeps.targets_seen, workload.label_smoothing),
     )
     return replace(result, decision=decide(result))
 
@@ -136,6 +138,8 @@ class _Sweeps:
         self.workload, self.spec, self.network_factory = workload, spec, network_factory
         self.train_set, self.device, self.pace = train_set, device, pace
         self.own_done = 0
+        self.targets_seen: Counter[int] = Counter()
+        """How often each class was a target."""
 
     def run(self, phase: str, at: SweepAt) -> list[Curve]:
         """Return the curves of all sweeps at one batch; only those of the range test's own batch are timed."""
@@ -153,9 +157,15 @@ class _Sweeps:
             )
             optimizer = optim.build(self.workload, network.parameters(), self.spec.lr_min)
             scaler = runtime.grad_scaler(self.workload.precision, self.device)
-            curves.append(sweeper.sweep(network, optimizer, scaler, steps, seed))
+            curves.append(sweeper.sweep(network, optimizer, scaler, self._counted(steps), seed))
         self.own_done = first + at.runs * at.iterations
         return curves
+
+    def _counted(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+        for batches in steps:
+            for _, targets in batches:
+                self.targets_seen.update(targets.tolist())
+            yield batches
 
 
 def _checked(job_input: JobInput, samples: int) -> SweepSpec:

@@ -5,6 +5,7 @@ Called by `lr_find` and by the training module. It must not decide anything the 
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal
 
 from torch.nn import functional
@@ -12,7 +13,7 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import torch
 
@@ -31,6 +32,21 @@ def loss(
 ) -> torch.Tensor:
     """Return the cross-entropy (scalar) of logits [B, classes] and class targets [B]."""
     return functional.cross_entropy(logits, targets, label_smoothing=label_smoothing, reduction=reduction)
+
+
+def chance_loss(targets: Mapping[int, int], label_smoothing: float) -> float | None:
+    """Return the loss (nats) of always answering with the classes' frequencies, from counts of targets by class.
+
+    With label smoothing the loss asks for the frequencies mixed with the uniform distribution; the classes are those
+    that were seen. Corrected for the entropy that a sample lacks: Miller 1955, (classes - 1) / (2 samples).
+    None where no two classes were seen.
+    """
+    total = sum(targets.values())
+    if len(targets) <= 1:
+        return None
+    shares = [(1 - label_smoothing) * count / total + label_smoothing / len(targets) for count in targets.values()]
+    entropy = -math.fsum(share * math.log(share) for share in shares)
+    return min(math.log(len(targets)), entropy + (len(targets) - 1) / (2 * total))
 
 
 def schedule(workload: WorkloadSpec, optimizer: Optimizer, learning_rate: float, total_steps: int) -> LRScheduler:

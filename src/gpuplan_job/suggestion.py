@@ -7,12 +7,13 @@ bits. Standard library only; it must not run, read or write anything.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import accumulate, combinations
 from typing import TYPE_CHECKING, Literal
 
 from gpuplan_job import rules
-from gpuplan_job.curve import divergence_lr, smooth
+from gpuplan_job.curve import EDGE_SHARE, divergence_lr, smooth
 from gpuplan_job.rules.base import Sweep
 
 if TYPE_CHECKING:
@@ -40,6 +41,21 @@ LEAST_TREND = 3.5
 to the minimum. A few lucky points make a drop but no trend; a fall over ten points or more scores 4."""
 _TREND_POINTS = 200
 """The test compares all pairs: longer sweeps are thinned to about this many."""
+LEAST_DROP_OF_ONE_SWEEP = 0.25
+"""The same share where there is but one sweep. What tells a fall from a drift of the data is that sweeps with other
+samples fall too: of 1,200 random walks that wander by up to 30 % of the loss, one in eight passed the other tests of
+this file as a single sweep, none of them with a fall over 25 %; as three sweeps averaged one in sixty passed."""
+LEAST_SHARE_OF_A_SWEEP = 0.5
+"""Of the averaged fall, what each of several sweeps must have fallen by itself at the LR of the averaged minimum."""
+MOST_RISE_BEFORE_MINIMUM = 0.15
+"""Share of the fall by which the smooth loss may rise again on its way down. Sound sweeps of small networks on digits
+reached 0.08; random walks and losses that go up and down with the order of the data reach any share."""
+MOST_RETURN = 0.25
+"""Share of the fall by which the loss may come back below the level of its edge after it left its valley: a sound one
+came back by 0.16; one that goes up and down with the order of the data comes back by 0.5, all the way."""
+LEAST_BELOW_CHANCE = 0.02
+"""Share of the loss of always answering with the classes' frequencies that the minimum must lie below it. With
+shuffled labels a transformer that starts at 2.6 nats, over the 2.30 of ten classes, falls by 13 % and no further."""
 MOST_DISAGREEMENT = 4.0
 """Largest over smallest pick of the single sweeps. Sound finders agree within 2x even over different batches, so each
 end may be a factor two off the middle, which costs a training little; beyond that it is not the same answer."""
@@ -80,13 +96,15 @@ def suggest(result: LrResult, rule: str) -> Suggestion | NoSuggestion:
         ValueError: the sweep's specification is empty (no iterations, no reference steps, no rising range).
     """
     spec = result.sweep
-    return suggest_from(result.curves, sweep_of(spec, spec.iterations, spec.reference_steps, result.workload), rule)
+    sweep = sweep_of(spec, spec.iterations, spec.reference_steps, result.workload)
+    return suggest_from(result.curves, sweep, rule, result.chance_loss)
 
 
 def suggest_at(result: LrResult, sweeps: BatchSweeps, rule: str) -> Suggestion | NoSuggestion:
     """Do as `suggest` with a result's sweeps at another batch; errors are the same."""
     at = sweeps.at
-    return suggest_from(sweeps.curves, sweep_of(result.sweep, at.iterations, at.reference_steps, result.workload), rule)
+    sweep = sweep_of(result.sweep, at.iterations, at.reference_steps, result.workload)
+    return suggest_from(sweeps.curves, sweep, rule, result.chance_loss)
 
 
 def sweep_of(spec: SweepSpec, iterations: int, reference_steps: int, workload: WorkloadSpec) -> Sweep:
@@ -95,9 +113,12 @@ def sweep_of(spec: SweepSpec, iterations: int, reference_steps: int, workload: W
     return Sweep(iterations, decades, reference_steps, workload.optimizer)
 
 
-def suggest_from(curves: list[Curve], sweep: Sweep, rule: str) -> Suggestion | NoSuggestion:
+def suggest_from(
+    curves: list[Curve], sweep: Sweep, rule: str, chance_loss: float | None = None
+) -> Suggestion | NoSuggestion:
     """Judge curves and, if they can be trusted, let the rule pick the LR.
 
+    `chance_loss` is the loss in nats of always answering with the classes' frequencies, None where it is not known.
     The LR holds for the curves' batch and a training of `sweep.reference_steps` steps. It is at most a quarter of the
     smallest LR at which a sweep diverged; so are the ends of the band.
 
@@ -109,12 +130,13 @@ def suggest_from(curves: list[Curve], sweep: Sweep, rule: str) -> Suggestion | N
         curve = smooth(curves)
     except ValueError as error:
         return _too_short(str(error), picker)
-    return _judge_curve(curve, picker) or _judge_picks(curve, curves, picker)
+    refused = _judge_curve(curve, picker) or _judge_learning(curve, picker, len(curves), chance_loss)
+    return refused or _judge_sweeps(curve, [smooth([single]) for single in curves], picker)
 
 
 @dataclass(frozen=True)
 class _Picker:
-    """A rule with all it needs but the curve, and the cap that holds for every pick."""
+    """A rule with all it needs but the curve, and the cap that holds for every suggestion."""
 
     name: str
     rule: Rule
@@ -122,7 +144,9 @@ class _Picker:
     divergence_lr: float | None
 
     def __call__(self, curve: SmoothedCurve) -> float:
-        picked = float(f"{self.rule.pick(curve, self.sweep):.{_DIGITS}g}")
+        return float(f"{self.rule.pick(curve, self.sweep):.{_DIGITS}g}")
+
+    def capped(self, picked: float) -> float:
         if self.divergence_lr is None:
             return picked
         return min(picked, self.divergence_lr * LARGEST_SHARE_OF_DIVERGENCE)
@@ -183,6 +207,37 @@ def _judge_curve(curve: SmoothedCurve, picker: _Picker) -> NoSuggestion | None:
     return None
 
 
+def _judge_learning(
+    curve: SmoothedCurve, picker: _Picker, sweeps: int, chance_loss: float | None
+) -> NoSuggestion | None:
+    """Return why a fall beyond noise is none of learning, None if it is one."""
+    blown = picker.divergence_lr
+    if chance_loss is not None and curve.minimum_loss > chance_loss * (1 - LEAST_BELOW_CHANCE):
+        return NoSuggestion(
+            "flat",
+            f"the loss falls from {curve.start_loss:.3g} to {curve.minimum_loss:.3g}, no lower than always answering"
+            f" with the classes' frequencies would bring it: {chance_loss:.3g}",
+            "check that labels belong to their samples and inputs are normalised; then --lr-iterations 400",
+            blown,
+        )
+    if sweeps == 1 and curve.drop < LEAST_DROP_OF_ONE_SWEEP * abs(curve.start_loss):
+        return NoSuggestion(
+            "noisy", f"a fall of {curve.drop:.2g} in a single sweep may be a drift of the data", "--runs 3", blown
+        )
+    before = curve.losses[: curve.minimum_index + 1]
+    beyond = [loss for rate, loss in zip(curve.learning_rates, curve.losses, strict=True) if rate > curve.edge]
+    rise = max(loss - lowest for loss, lowest in zip(before, accumulate(before, min), strict=True))
+    back = curve.minimum_loss + EDGE_SHARE * curve.drop - min(beyond, default=math.inf)
+    if rise > MOST_RISE_BEFORE_MINIMUM * curve.drop or back > MOST_RETURN * curve.drop:
+        return NoSuggestion(
+            "noisy",
+            "the loss goes down and up more than once",
+            "shuffle the training samples; then --runs 5 --lr-iterations 200",
+            blown,
+        )
+    return None
+
+
 def _fall_score(losses: Sequence[float]) -> float:
     """Return by how many standard deviations of chance the losses fall: Mann-Kendall's S over its deviation."""
     thinned = losses[:: max(1, len(losses) // _TREND_POINTS)]
@@ -191,18 +246,28 @@ def _fall_score(losses: Sequence[float]) -> float:
     return falls / math.sqrt(n * (n - 1) * (2 * n + 5) / 18) if n > 1 else 0.0
 
 
-def _judge_picks(curve: SmoothedCurve, curves: list[Curve], picker: _Picker) -> Suggestion | NoSuggestion:
-    """Return the pick with the band of the single sweeps, or why the picks cannot be trusted."""
-    picked = picker(curve)
-    picks = [picker(smooth([single])) for single in curves]
-    band = (min(picks), max(picks))
-    if band[1] > MOST_DISAGREEMENT * band[0]:
+def _judge_sweeps(curve: SmoothedCurve, sweeps: list[SmoothedCurve], picker: _Picker) -> Suggestion | NoSuggestion:
+    """Return the pick with the band of the single sweeps, or why the sweeps do not bear it out."""
+    least = min(_fall_at(curve.lr_at_minimum, sweep) for sweep in sweeps)
+    if least < LEAST_SHARE_OF_A_SWEEP * curve.drop:
         return NoSuggestion(
             "noisy",
-            f"the sweeps disagree: {band[0]:.2g} .. {band[1]:.2g}",
-            f"--runs {2 * len(curves) + 1} with a higher --lr-iterations",
+            f"the sweeps disagree: at LR {curve.lr_at_minimum:.2g} the loss fell by {curve.drop:.2g} on average,"
+            f" by {least:.2g} in one of them",
+            f"--runs {2 * len(sweeps) + 1} with a higher --lr-iterations",
             picker.divergence_lr,
         )
+    picked = picker(curve)
+    # Before the cap, which would make one of any that lie above it.
+    picks = [picker(sweep) for sweep in sweeps]
+    if max(picks) > MOST_DISAGREEMENT * min(picks):
+        return NoSuggestion(
+            "noisy",
+            f"the sweeps disagree: {min(picks):.2g} .. {max(picks):.2g}",
+            f"--runs {2 * len(sweeps) + 1} with a higher --lr-iterations",
+            picker.divergence_lr,
+        )
+    picked, *picks = (picker.capped(pick) for pick in (picked, *picks))
     if picked < curve.learning_rates[0]:
         return NoSuggestion(
             "diverged",
@@ -210,4 +275,9 @@ def _judge_picks(curve: SmoothedCurve, curves: list[Curve], picker: _Picker) -> 
             f"start the sweep lower (--lr-min {picked / 100:.0e})",
             picker.divergence_lr,
         )
-    return Suggestion(picked, picker.name, band, picker.divergence_lr)
+    return Suggestion(picked, picker.name, (min(picks), max(picks)), picker.divergence_lr)
+
+
+def _fall_at(learning_rate: float, sweep: SmoothedCurve) -> float:
+    """Return by how much a smooth loss lies below its start at the point nearest below a learning rate."""
+    return sweep.start_loss - sweep.losses[max(0, bisect_right(sweep.learning_rates, learning_rate) - 1)]

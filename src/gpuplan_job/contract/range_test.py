@@ -195,3 +195,6 @@ class LrResult(Document):
     decision: Decision
     measured: Measured
     versions: dict[str, str]
+    chance_loss: float | None = None
+    """Loss of always answering with the frequencies of the classes among the sweeps' own targets, in nats: a network
+    that learns nothing comes down to it. None where it is not known."""
