@@ -5,7 +5,8 @@
 
 Bad range tests of many kinds, generated from seeds and really run on the digits, are judged as the job judges its own,
 with every rule. It ends with an error if one is passed on, or if more sound ones are refused than `MOST_REFUSED`. The
-peers, where they are installed (see README.md), get the losses of the range tests of one sweep. Needs the `local` extra.
+peers, where they are installed (see README.md), get the losses of the range tests of one sweep. Needs the `local`
+extra.
 """
 
 from __future__ import annotations
@@ -17,17 +18,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from gpuplan_job import rules
-from gpuplan_job.suggestion import suggest
 from range_tests import peers
 from range_tests.bad import bad_range_tests
 from range_tests.sound import SMALL_FALL, sound_range_tests
 
+from gpuplan_job import rules
+from gpuplan_job.suggestion import suggest
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from gpuplan_job.contract import LrResult
     from range_tests.peers import Finder
+
+    from gpuplan_job.contract import LrResult
 
     Losses = tuple[list[float], list[float]] | None
     Case = tuple[str, LrResult, Losses]
@@ -182,9 +185,7 @@ def main() -> int:
     problems = [f"{row.passed} of {row.total} passed on: {kind}" for kind, row in bad.items() if row.passed]
     for origin, rows in sound.items():
         share, most = refused_share(rows), MOST_REFUSED[origin]
-        print(
-            f"Of the {origin} sound ones {share:.1%} are refused with the rule {DEFAULT_RULE}; at most {most:.0%} may be."
-        )
+        print(f"Of the {origin} ones the rule {DEFAULT_RULE} refuses {share:.1%}; at most {most:.0%} may be.")
         if share > most:
             problems.append(f"{share:.1%} of the {origin} sound range tests are refused")
     for problem in problems:

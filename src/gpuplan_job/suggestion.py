@@ -34,19 +34,24 @@ and one in a thousand 7, because a minimum is taken over some thirty values."""
 DROP_OVER_NOISE = 12.0
 """Standard errors that the drop must come to: leaves room for noise that is not Gaussian."""
 NOISE_OVER_DROP = 0.25
-"""Most noise of the averaged raw curve, as a share of the drop: beyond it the half-way level that marks the edge is
-less than two standard deviations from the valley and is crossed by chance."""
+"""Most noise of the averaged raw curve, as a share of the drop: beyond it the level that marks the edge, half-way, is
+crossed by chance."""
 LEAST_TREND = 3.5
 """Standard scores of Mann-Kendall's trend test (Mann 1945, Kendall 1975) by which the raw losses must fall on their way
 to the minimum. A few lucky points make a drop but no trend; a fall over ten points or more scores 4."""
 _TREND_POINTS = 200
 """The test compares all pairs: longer sweeps are thinned to about this many."""
-LEAST_DROP_OF_ONE_SWEEP = 0.25
-"""The same share where there is but one sweep. What tells a fall from a drift of the data is that sweeps with other
-samples fall too: of 1,200 random walks that wander by up to 30 % of the loss, one in eight passed the other tests of
-this file as a single sweep, none of them with a fall over 25 %; as three sweeps averaged one in sixty passed."""
-LEAST_SHARE_OF_A_SWEEP = 0.5
-"""Of the averaged fall, what each of several sweeps must have fallen by itself at the LR of the averaged minimum."""
+SMALL_DROP = 0.25
+"""Share of the starting loss; a smaller fall needs more proof. What tells a fall from a drift of the data is that it
+comes at an LR of its own and in each of several sweeps. Of 1,200 random walks that wander by up to 30 % of the loss one
+in eight passed the other tests of this file as a single sweep, none with a fall over 25 %; of averages of three 2 %."""
+LEAST_REST_DECADES = 1.0
+"""Decades of LR before a small fall begins, or it is the data's; sound sweeps on digits rested for 1.2 and more."""
+REST_SHARE = 0.2
+"""Of the fall: what may be gone where the loss still counts as at rest."""
+LEAST_SHARE_OF_A_SWEEP = 0.65
+"""Of the averaged fall, what each of several sweeps must have fallen by itself at the LR of the averaged minimum.
+Sound sweeps on digits had fallen by 0.79 of it and more."""
 MOST_RISE_BEFORE_MINIMUM = 0.15
 """Share of the fall by which the smooth loss may rise again on its way down. Sound sweeps of small networks on digits
 reached 0.08; random walks and losses that go up and down with the order of the data reach any share."""
@@ -220,10 +225,14 @@ def _judge_learning(
             "check that labels belong to their samples and inputs are normalised; then --lr-iterations 400",
             blown,
         )
-    if sweeps == 1 and curve.drop < LEAST_DROP_OF_ONE_SWEEP * abs(curve.start_loss):
-        return NoSuggestion(
-            "noisy", f"a fall of {curve.drop:.2g} in a single sweep may be a drift of the data", "--runs 3", blown
-        )
+    if curve.drop < SMALL_DROP * abs(curve.start_loss):
+        drift = f"a fall of {curve.drop:.2g} may be a drift of the data"
+        if sweeps == 1:
+            return NoSuggestion("noisy", f"{drift}: there is a single sweep", "--runs 3", blown)
+        lowest = curve.learning_rates[0]
+        if _rest_decades(curve) < LEAST_REST_DECADES:
+            fix = f"start the sweep lower (--lr-min {lowest / 10:.0e}), --runs 5"
+            return NoSuggestion("noisy", f"{drift}: it begins at LR {lowest:.2g}", fix, blown)
     before = curve.losses[: curve.minimum_index + 1]
     beyond = [loss for rate, loss in zip(curve.learning_rates, curve.losses, strict=True) if rate > curve.edge]
     rise = max(loss - lowest for loss, lowest in zip(before, accumulate(before, min), strict=True))
@@ -244,6 +253,12 @@ def _fall_score(losses: Sequence[float]) -> float:
     n = len(thinned)
     falls = sum((later < earlier) - (later > earlier) for earlier, later in combinations(thinned, 2))
     return falls / math.sqrt(n * (n - 1) * (2 * n + 5) / 18) if n > 1 else 0.0
+
+
+def _rest_decades(curve: SmoothedCurve) -> float:
+    level = curve.start_loss - REST_SHARE * curve.drop
+    end = next(rate for rate, loss in zip(curve.learning_rates, curve.losses, strict=True) if loss < level)
+    return math.log10(end / curve.learning_rates[0])
 
 
 def _judge_sweeps(curve: SmoothedCurve, sweeps: list[SmoothedCurve], picker: _Picker) -> Suggestion | NoSuggestion:
@@ -279,5 +294,5 @@ def _judge_sweeps(curve: SmoothedCurve, sweeps: list[SmoothedCurve], picker: _Pi
 
 
 def _fall_at(learning_rate: float, sweep: SmoothedCurve) -> float:
-    """Return by how much a smooth loss lies below its start at the point nearest below a learning rate."""
+    """Return how far a sweep lies below its start at the last of its LRs up to `learning_rate`."""
     return sweep.start_loss - sweep.losses[max(0, bisect_right(sweep.learning_rates, learning_rate) - 1)]
