@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pytorch_lightning.utilities.types import OptimizerLRSchedulerConfig
     from torch import Tensor, nn
 
-    from gpuplan_job.contract import WorkloadSpec
+    from gpuplan_job.contract import TrainSpec, WorkloadSpec
     from gpuplan_job.loaders import EpochBatches
 
 Batch = tuple[torch.Tensor, torch.Tensor]
@@ -39,13 +39,14 @@ class Classifier(pl.LightningModule):
     `{key.removeprefix("network."): value for key, value in torch.load(path, weights_only=True)["state_dict"].items()}`.
     """
 
-    def __init__(self, network: nn.Module, workload: WorkloadSpec, batches: EpochBatches, learning_rate: float) -> None:
+    def __init__(self, network: nn.Module, workload: WorkloadSpec, batches: EpochBatches, train: TrainSpec) -> None:
         super().__init__()
         self.network = network
         self.workload = workload
         self.batches = batches
         self.layout = batches.layout
-        self.learning_rate = learning_rate
+        self.train_spec = train
+        self.learning_rate = train.learning_rate
         self.epochs: list[EpochMetrics] = []
         self._sums = torch.zeros(5)
         self._epoch_started = 0.0
@@ -55,7 +56,7 @@ class Classifier(pl.LightningModule):
         """Return the workload's optimizer, and its schedule advancing once per optimizer step."""
         optimizer = optim.build(self.workload, self.network.parameters(), self.learning_rate)
         total = self.layout.steps * self.workload.epochs
-        schedule = optim.schedule(self.workload, optimizer, self.learning_rate, total)
+        schedule = optim.schedule(self.workload, optimizer, self.train_spec, total)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:

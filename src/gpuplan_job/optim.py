@@ -12,12 +12,14 @@ from torch.nn import functional
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
+from gpuplan_job.contract import ONECYCLE_RISE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     import torch
 
-    from gpuplan_job.contract import WorkloadSpec
+    from gpuplan_job.contract import TrainSpec, WorkloadSpec
 
 
 def build(workload: WorkloadSpec, parameters: Iterable[torch.nn.Parameter], learning_rate: float) -> Optimizer:
@@ -49,12 +51,25 @@ def chance_loss(targets: Mapping[int, int], label_smoothing: float) -> float | N
     return min(math.log(len(targets)), entropy + (len(targets) - 1) / (2 * total))
 
 
-def schedule(workload: WorkloadSpec, optimizer: Optimizer, learning_rate: float, total_steps: int) -> LRScheduler:
-    """Return the schedule to step once per optimizer step; one-cycle peaks at `learning_rate` (Smith 2018).
+def schedule(workload: WorkloadSpec, optimizer: Optimizer, train: TrainSpec, total_steps: int) -> LRScheduler:
+    """Return the schedule to step once per optimizer step; one-cycle peaks at the learning rate (Smith 2018).
+
+    A warm-up is linear from its share of the learning rate (Goyal et al. 2017, section 2.2). One-cycle rises over 30 %
+    of the steps by itself, and over the warm-up where that is longer.
 
     Momentum is not cycled: the range test found the learning rate at the workload's momentum, and a workload without
     momentum must stay without.
     """
+    warmup = min(train.warmup_steps, total_steps - 1)
     if workload.schedule == "onecycle":
-        return OneCycleLR(optimizer, max_lr=learning_rate, total_steps=total_steps, cycle_momentum=False)
-    return LambdaLR(optimizer, lambda _step: 1.0)
+        # Of a rise of one step PyTorch divides by its length less one.
+        rise = max(ONECYCLE_RISE, warmup / total_steps) if warmup > 1 else ONECYCLE_RISE
+        return OneCycleLR(
+            optimizer, max_lr=train.learning_rate, total_steps=total_steps, pct_start=rise, cycle_momentum=False
+        )
+
+    def share(step: int) -> float:
+        """Return the step's learning rate over the full one; a function, so a checkpoint holds its place alone."""
+        return 1.0 if step >= warmup else train.warmup_start + (1 - train.warmup_start) * step / warmup
+
+    return LambdaLR(optimizer, share)

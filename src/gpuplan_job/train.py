@@ -87,7 +87,7 @@ def fit(
     layout = _layout(loaders.sample_count(train_set), loaders.sample_count(val_set), batch)
     batches = loaders.EpochBatches(layout, workload.seed, process.rank)
     shard = loaders.RankShard(loaders.sample_count(val_set), process.rank, process.world_size)
-    classifier = Classifier(network, workload, batches, job_input.train.learning_rate)
+    classifier = Classifier(network, workload, batches, job_input.train)
     measuring = Measuring(device, layout.global_batch)
     keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input))
     progress = TrainingProgress(job_input.step, _print)

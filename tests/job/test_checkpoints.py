@@ -354,7 +354,7 @@ def train_with(job_input: JobInput, folder: Path, plugins: list[Any], resume: by
     )
     cpu = torch.device("cpu")
     trainer.fit(
-        Classifier(Cut(None), workload, batches, 0.05),
+        Classifier(Cut(None), workload, batches, TrainSpec(0.05)),
         loaders.training_loader(Augmented(SAMPLES), batches, 0, cpu),
         loaders.validation_loader(Augmented(20, shaken=False), loaders.RankShard(20, 0, 1), 8, 0, cpu),
         ckpt_path=checkpoint_io.RESUME if resume else None,

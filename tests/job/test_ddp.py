@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from gpuplan_job import loaders, optim
-from gpuplan_job.contract import TrainResult
+from gpuplan_job.contract import TrainResult, TrainSpec
 from gpuplan_job.sampling import EpochLayout
 from gpuplan_job.torchrun import Nodes, environment
 
@@ -84,7 +84,7 @@ def test_two_processes_train_as_a_plain_loop_over_whole_batches(
     layout = EpochLayout(worker.TRAIN_SAMPLES, micro, 1, accumulation)
     network = worker.network(scenario)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
-    schedule = optim.schedule(workload, optimizer, worker.LEARNING_RATE, layout.steps * worker.EPOCHS)
+    schedule = optim.schedule(workload, optimizer, TrainSpec(worker.LEARNING_RATE), layout.steps * worker.EPOCHS)
     for epoch in range(worker.EPOCHS):
         order = loaders.permutation(worker.TRAIN_SAMPLES, workload.seed, epoch)
         losses = []

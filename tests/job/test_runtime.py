@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from gpuplan_job import optim, runtime
+from gpuplan_job.contract import TrainSpec
 from gpuplan_job.failures import JobError
 from gpuplan_job.process import Process
 from gpuplan_job.step_clock import StepClock
@@ -140,7 +141,7 @@ def test_a_schedule_lasts_exactly_its_steps_and_leaves_momentum_alone(
 ) -> None:
     workload = replace(train_input.workload, schedule=name)
     optimizer = optim.build(workload, [nn.Parameter(torch.ones(2))], 0.5)
-    schedule = optim.schedule(workload, optimizer, 0.5, total)
+    schedule = optim.schedule(workload, optimizer, TrainSpec(0.5), total)
     rates = []
     for _ in range(total):
         rates.append(optimizer.param_groups[0]["lr"])

@@ -187,9 +187,17 @@ def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices
 
 
 def _types(profile: InstanceProfile) -> list[str]:
-    """Return the instance types whose prices a plan may depend on: the profile's, and whatever may run lr-find."""
+    """Return the instance types whose prices a plan may depend on.
+
+    They are the profile's, whatever may run lr-find, and those with more or fewer of the training's GPUs.
+    """
     own = [shape.instance_type for shape in (profile.train, *profile.finders)]
-    others = [shape for other in instances() for shape in (other.train, *other.finders) if shape.gpus == 1]
+    others = [
+        shape
+        for other in instances()
+        for shape in (other.train, *other.finders)
+        if shape.gpus == 1 or other.gpu_of(shape) == profile.gpu
+    ]
     return [*own, *(shape.instance_type for shape in others)]
 
 

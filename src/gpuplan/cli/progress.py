@@ -11,7 +11,10 @@ import typer
 
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import learning_rate, significant
+from gpuplan.planning.advice.critical_batch import CriticalBatch
+from gpuplan.reports.critical_batch_text import critical_batch_blocks, verdict_text
 from gpuplan.reports.decision_text import decision_facts
+from gpuplan.reports.layout import console, rendered
 from gpuplan.reports.run_text import replanned_text
 from gpuplan.store import events as ev
 
@@ -85,8 +88,6 @@ class Live:
     def __init__(self) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        from gpuplan.reports.layout import console
-
         self._bar: RichProgress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -140,6 +141,10 @@ def event_lines(event: ev.Event) -> list[str]:
             return [f"{label + ': ' if label else ''}{text}" for label, text in decision_facts(event.decision)]
         case ev.Replanned():
             return [f"train: {replanned_text(event)}"]
+        case ev.Advised() if isinstance(event.critical_batch, CriticalBatch):
+            return rendered(critical_batch_blocks(event.critical_batch), console(stderr=True))
+        case ev.Advised():
+            return [f"more GPUs: {verdict_text(event.critical_batch)}"]
         case _:
             return []
 

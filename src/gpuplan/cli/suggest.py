@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from gpuplan.cli.home import store
 from gpuplan.cli.options import DebugOption, Output, OutputOption, RunArgument
 from gpuplan.core.errors import NoResultError, UsageError
+from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.core.units import learning_rate
 from gpuplan.planning.range_test import target_on
+from gpuplan.planning.replan import more_gpus
+from gpuplan.reports.critical_batch_text import critical_batch_blocks, verdict_text
 from gpuplan.reports.decision_text import decision_facts
-from gpuplan.reports.layout import Facts, Line, Table, console, show
+from gpuplan.reports.layout import Block, Facts, Line, Table, console, show
 from gpuplan_job import rules, transfer
 from gpuplan_job.contract import Decision
 from gpuplan_job.decision import decide
+
+if TYPE_CHECKING:
+    from gpuplan.planning.advice.critical_batch import CriticalBatch
 
 
 def command(
@@ -52,6 +58,7 @@ def command(
     wanted = replace(wanted, transfer=policy or wanted.transfer)
     chosen, target = wanted.transfer, wanted.global_batch
     decisions = [decide(result, replace(wanted, rule=name)) for name in ([rule] if rule else rules.names())]
+    advised = more_gpus(record.plan, result.noise_scale.samples if result.noise_scale else None, result.measured)
     if output is Output.JSON:
         documents = [{k: v for k, v in asdict(decision).items() if v is not None} for decision in decisions]
         typer.echo(
@@ -62,6 +69,7 @@ def command(
                     "global_batch": target,
                     "steps": wanted.steps,
                     "decisions": documents,
+                    "critical_batch": advised.document(),
                 },
                 indent=2,
             )
@@ -84,8 +92,18 @@ def command(
             ],
             console(),
         )
+    if output is Output.TEXT:
+        typer.echo()
+        show(_advised(advised), console())
     if all(decision.verdict != "ok" for decision in decisions):
         raise typer.Exit(NoResultError.exit_code)
+
+
+def _advised(found: CriticalBatch | Unknown) -> list[Block]:
+    """Return whether more GPUs than the run's would pay."""
+    if isinstance(found, Unknown):
+        return [Facts((("more GPUs", verdict_text(found)),))]
+    return critical_batch_blocks(found)
 
 
 def _table(decisions: list[Decision]) -> Table:

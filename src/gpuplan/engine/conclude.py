@@ -14,7 +14,7 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import usd
 from gpuplan.engine.account import spent
-from gpuplan.planning.replan import replan
+from gpuplan.planning.replan import more_gpus, replan
 from gpuplan.store import events as ev
 from gpuplan_job.decision import decide
 
@@ -36,6 +36,11 @@ def bound_lr(record: RunRecord) -> float | None:
     if record.plan.lr.learning_rate is not None:
         return record.plan.lr.learning_rate
     return record.decision.training_learning_rate if record.decision else None
+
+
+def multiplier(record: RunRecord) -> float | None:
+    """Return the training's learning rate over the one found on one GPU; None where it was given."""
+    return record.decision.multiplier if record.decision and record.plan.lr.learning_rate is None else None
 
 
 def follow_ups(record: RunRecord, step: StepPlan) -> Iterator[ev.Event]:
@@ -62,11 +67,12 @@ def follow_ups(record: RunRecord, step: StepPlan) -> Iterator[ev.Event]:
     new = record.replanned
     if new is None:
         estimate = replan(record.plan, result.measured)
-        if estimate is None:
-            return
-        new = ev.Replanned(time_hours=estimate.time_hours, cost_usd=estimate.cost_usd, memory=estimate.memory)
-        yield new
-    if _over_budget(record, new):
+        if estimate is not None:
+            new = ev.Replanned(time_hours=estimate.time_hours, cost_usd=estimate.cost_usd, memory=estimate.memory)
+            yield new
+    if record.critical_batch is None and record.plan.gpu_options:
+        yield ev.Advised(critical_batch=more_gpus(record.plan, decision.noise_scale, result.measured))
+    if new is not None and _over_budget(record, new):
         yield _budget_failure(record, step, number, new)
 
 

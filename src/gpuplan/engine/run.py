@@ -96,7 +96,8 @@ class Engine:
     def _run_job(self, record: RunRecord, step: StepPlan, *, detach: bool) -> RunRecord:
         run_id = record.run_id
         number = _attempt_number(record.step(step.name).last)
-        job = job_input(record.plan, step, run_id=run_id, attempt=number, learning_rate=conclude.bound_lr(record))
+        rate, multiplier = conclude.bound_lr(record), conclude.multiplier(record)
+        job = job_input(record.plan, step, run_id=run_id, attempt=number, learning_rate=rate, multiplier=multiplier)
         asked_before = any(attempt.number == number for attempt in record.step(step.name).attempts)
         self._end_earlier(record, step, number)
         try:

@@ -11,6 +11,7 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.planning.advice.parts import norm_of
 from gpuplan.planning.batch import BatchPlan, plan_batches
+from gpuplan.planning.gpu_options import gpu_options
 from gpuplan.planning.limits import limit_steps, worst_case
 from gpuplan.planning.money.alternatives import alternatives
 from gpuplan.planning.money.charges import charges
@@ -21,6 +22,7 @@ from gpuplan.planning.range_test import policy, why_policy
 from gpuplan.planning.reuse import reused
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan.planning.steps import finder_plan
+from gpuplan.planning.warm_up import warm_up
 from gpuplan.planning.warnings import warnings_for
 from gpuplan_job import discover
 from gpuplan_job.contract import WorkloadSpec
@@ -130,7 +132,9 @@ def assemble(
             iterations=sweep.iterations if sweep else None,
             learning_rate=source.decision.training_learning_rate if source else settings.lr.learning_rate,
             reused=source,
+            warmup=warm_up(settings, batch),
         ),
+        gpu_options=gpu_options(inputs, batch, found) if found else (),
         finder=finder,
         warnings=(),
         provenance=Provenance(

@@ -10,8 +10,19 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan, StepPlan
 
 
-def job_input(plan: LaunchPlan, step: StepPlan, *, run_id: str, attempt: int, learning_rate: float | None) -> JobInput:
+def job_input(
+    plan: LaunchPlan,
+    step: StepPlan,
+    *,
+    run_id: str,
+    attempt: int,
+    learning_rate: float | None,
+    multiplier: float | None = None,
+) -> JobInput:
     """Return the input of one attempt of a step; `learning_rate` binds the training and is ignored by lr-find.
+
+    `multiplier` is that learning rate over the one found on one GPU, None where it is not known: one that does not grow
+    needs no warm-up.
 
     Raises:
         ValueError: a training without a learning rate.
@@ -20,7 +31,9 @@ def job_input(plan: LaunchPlan, step: StepPlan, *, run_id: str, attempt: int, le
     if step.sweep is None:
         if learning_rate is None:
             raise ValueError("a training step needs a learning rate before it can be bound")
-        train = TrainSpec(learning_rate=learning_rate)
+        warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
+        steps = warmup.steps if warmup else 0
+        train = TrainSpec(learning_rate, steps, warmup.start if warmup and steps else 0.0)
     batch = step.batch
     return JobInput(
         run_id=run_id,

@@ -41,6 +41,8 @@ class Placement:
     instances: int
     gpu: Gpu
     local_storage_gb: int | None
+    shape_gpus: int
+    """GPUs that one of the instances has, used or not."""
     memory_mib: int
     """What one process may use: its GPU's memory, or its share of RAM where the device is the CPU."""
     hardware: Hardware
@@ -79,6 +81,28 @@ def place_training(inputs: PlanInputs) -> Placement:
 def place_on_one_gpu_of_training(inputs: PlanInputs) -> Placement:
     """Return the training's whole instance used by one process, as a range test without a machine of its own would."""
     return _place(inputs, inputs.profile, inputs.profile.train, processes=1, nodes=1)
+
+
+def place_on_gpus(inputs: PlanInputs, gpus: int) -> Placement | Unknown:
+    """Return the smallest machine that has at least `gpus` GPUs of the training's kind, or several of the training's.
+
+    A larger machine than needed is paid for whole. Retired ones count only where the training itself is on one.
+    """
+    own = inputs.profile
+    others = (one for one in inputs.candidates if one.name != own.name and one.lifecycle.state != "retired")
+    shapes = [
+        (profile, shape)
+        for profile in (own, *others)
+        for shape in (profile.train, *profile.finders)
+        if profile.gpu_of(shape) == own.gpu and shape.gpus >= gpus
+    ]
+    places = [_place(inputs, profile, shape, processes=gpus, nodes=1) for profile, shape in shapes]
+    if places:
+        return min(places, key=lambda one: (one.shape_gpus, isinstance(one.rate, Unknown)))
+    if service(inputs) is not None and gpus % own.train.gpus == 0:
+        return _place(inputs, own, own.train, processes=gpus, nodes=gpus // own.train.gpus)
+    kind = "processes" if own.train.interconnect == "host" else f"{own.gpu.model} GPUs"
+    return Unknown(unknown=f"no machine here has {gpus} {kind}")
 
 
 def place_finders(inputs: PlanInputs) -> list[Placement]:
@@ -199,6 +223,7 @@ def _place(inputs: PlanInputs, profile: InstanceProfile, shape: Shape, *, proces
         instances=nodes,
         gpu=gpu,
         local_storage_gb=shape.local_storage_gb,
+        shape_gpus=shape.gpus,
         memory_mib=int(shape.ram_gib * MIB_PER_GIB * nodes / processes) if kind == "cpu" else gpu.memory_mib,
         hardware=Hardware(
             device="cpu" if kind == "cpu" else gpu.accelerator,

@@ -12,12 +12,14 @@ from pydantic import Field
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
+from gpuplan.planning.advice.critical_batch import GpuOption
 from gpuplan.planning.batch import BatchPlan, StepBatch
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Alternative, Charge, Cost, Rate
 from gpuplan.planning.reuse import LrSource, ReusedLr
 from gpuplan.planning.speed.data_transfer import S3Data
 from gpuplan.planning.speed.throughput import Hours
+from gpuplan.planning.warm_up import WarmUpPlan
 from gpuplan.profiles.prices import LivePrices
 from gpuplan.workload.schema import Settings
 from gpuplan_job.contract import DataDescription, SweepSpec, WorkloadSpec
@@ -145,6 +147,8 @@ class LrPlan(Frozen):
     """Known before the run starts: given, or `reused`."""
     reused: ReusedLr | None = None
     """What another run's range test gave this plan; None where the learning rate is given or still to be found."""
+    warmup: WarmUpPlan | None = None
+    """None in plans of versions that had none."""
 
 
 class Provenance(Frozen):
@@ -181,6 +185,8 @@ class LaunchPlan(Frozen):
     steps: tuple[StepPlan, ...]
     total: Total
     lr: LrPlan
+    gpu_options: tuple[GpuOption, ...] = ()
+    """The training on other numbers of GPUs, for the advice after lr-find; none where it does not run."""
     finder: FinderPlan | None = None
     """None where lr-find has no instance to choose."""
     warnings: tuple[PlanWarning, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Frozen, Unknown
+from gpuplan.planning.advice.critical_batch import CriticalBatch, Reference, critical_batch
 from gpuplan.planning.memory.estimate import MARGIN, MemoryEstimate, MemoryItem
 from gpuplan.planning.money.cost import Cost, cost
 from gpuplan.planning.speed.throughput import Hours, from_measured
@@ -30,10 +31,8 @@ def replan(plan: LaunchPlan, measured: Measured) -> Replan | None:
     step = plan.step("train")
     if step is None or step.measured_scale is None:
         return None
-    # A finder of few vCPUs may wait for data where the training does not: each has its own loading time.
-    busy = measured.step_seconds if measured.busy_seconds is None else measured.busy_seconds
     time = from_measured(
-        max(busy * step.measured_scale, step.loading_seconds),
+        max(_busy_seconds(measured) * step.measured_scale, step.loading_seconds),
         step.optimizer_steps,
         step.startup_minutes,
         step.batch.global_batch,
@@ -43,6 +42,32 @@ def replan(plan: LaunchPlan, measured: Measured) -> Replan | None:
         cost_usd=cost(step.rate_usd_per_hour, time.hours, step.instances),
         memory=_memory(plan, measured),
     )
+
+
+def more_gpus(plan: LaunchPlan, noise_scale: float | None, measured: Measured) -> CriticalBatch | Unknown:
+    """Return what other numbers of GPUs take to the loss that the plan's training reaches in its epochs.
+
+    `noise_scale` is the gradient noise scale in samples, None where the measurement carried no signal.
+    """
+    if noise_scale is None:
+        return Unknown(unknown="the gradient noise scale carried no signal")
+    if not plan.gpu_options:
+        return Unknown(unknown="the plan compares no other numbers of GPUs")
+    epochs = plan.workload.epochs
+    reference = Reference(
+        batch=plan.batch.train.global_batch,
+        steps=plan.batch.steps_per_epoch * epochs,
+        examples=plan.data.train_samples * epochs,
+    )
+    return critical_batch(noise_scale, plan.gpu_options, reference, _busy_seconds(measured))
+
+
+def _busy_seconds(measured: Measured) -> float:
+    """Return the measured step without its wait for data: a finder of few vCPUs may wait where the training does not.
+
+    Each has its own loading time.
+    """
+    return measured.step_seconds if measured.busy_seconds is None else measured.busy_seconds
 
 
 def _memory(plan: LaunchPlan, measured: Measured) -> MemoryEstimate | Unknown:

@@ -62,9 +62,14 @@ def finder_plan(inputs: PlanInputs, batches: BatchPlan, found: Finder) -> Finder
     )
 
 
-def train_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder | None = None) -> StepPlan:
-    """Return the planned training on all GPUs; `finder` is what its lr-find runs on, None where the LR is given."""
-    place = place_training(inputs)
+def train_step(
+    inputs: PlanInputs, batches: BatchPlan, finder: Finder | None = None, place: Placement | None = None
+) -> StepPlan:
+    """Return the planned training, by default on all GPUs of its instances, else on those of another `place`.
+
+    `finder` is what its lr-find runs on, None where the learning rate is given.
+    """
+    place = place or place_training(inputs)
     same_gpu = finder is not None and finder.place.gpu == place.gpu
     work = _Work(
         batches.train,

@@ -57,6 +57,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def show(blocks: Iterable[Block], target: Console) -> None:
     """Print blocks with a blank line between them, without the spaces that pad a table's last column."""
+    target.file.write("".join(f"{line}\n" for line in rendered(blocks, target)))
+    target.file.flush()
+
+
+def rendered(blocks: Iterable[Block], target: Console) -> list[str]:
+    """Return the lines that `show` would print."""
     lines: list[str] = []
     for index, block in enumerate(blocks):
         if index:
@@ -69,8 +75,7 @@ def show(blocks: Iterable[Block], target: Console) -> None:
             with target.capture() as captured:
                 target.print(_table(block), width=target.width - 1)
             lines += [f" {line}".rstrip() for line in captured.get().splitlines()]
-    target.file.write("".join(f"{line}\n" for line in lines))
-    target.file.flush()
+    return lines
 
 
 def _table(block: Table) -> RichTable:

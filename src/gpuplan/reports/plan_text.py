@@ -12,6 +12,7 @@ from gpuplan.planning.speed.data_transfer import stored_bytes
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.lr_plan_text import lr_facts
 from gpuplan.reports.money_text import beside, cost_text, money_facts
+from gpuplan_job.contract import ONECYCLE_RISE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from gpuplan.planning.memory.estimate import MemoryEstimate
     from gpuplan.planning.plan import LaunchPlan, StepPlan
     from gpuplan.planning.speed.throughput import Hours
+    from gpuplan.planning.warm_up import WarmUpPlan
 
 VERDICT = {"fits": "ok", "tight": "TIGHT", "too_big": "TOO BIG"}
 """How a verdict on memory reads."""
@@ -132,6 +134,13 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
     yield from lr_facts(plan)
+    if warmup := warm_up_text(plan, plan.lr.warmup):
+        yield "warm-up", warmup
+    if plan.gpu_options:
+        yield (
+            "more GPUs",
+            "whether they would pay follows from lr-find's noise scale: launch, status and suggest show it",
+        )
     yield from _finder(plan)
     if train is not None and train.bound:
         speed = train.samples_per_second
@@ -147,6 +156,20 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     yield from money_facts(plan, today)
     for warning in plan.warnings:
         yield "note", f"{warning.message} ({warning.fix})" if warning.fix != "none needed" else warning.message
+
+
+def warm_up_text(plan: LaunchPlan, warmup: WarmUpPlan | None) -> str:
+    """Return the length of the plan's warm-up, why, and how the schedule takes it; nothing to say is an empty text."""
+    if warmup is None or not (warmup.steps or warmup.asked):
+        return ""
+    if not warmup.steps:
+        return f"none, {warmup.why}"
+    length = f"{warmup.epochs:.3g} epoch{'' if warmup.epochs == 1 else 's'} ({count(warmup.steps)} steps)"
+    how = f"linear, from {significant(warmup.start, 2)} x the learning rate"
+    if plan.workload.schedule == "onecycle":
+        within = warmup.steps <= ONECYCLE_RISE * plan.batch.steps_per_epoch * plan.workload.epochs
+        how = "within onecycle's own rise over 30 % of the steps" if within else "onecycle's rise lasts as long"
+    return f"{length}: {warmup.why}; {how}"
 
 
 def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:

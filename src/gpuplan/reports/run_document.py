@@ -43,6 +43,10 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
         document["lr"] = decision_document(reused.decision) | {"from_run": reused.run_id}
     elif record.plan.lr.learning_rate is not None:
         document["lr"] = {"training_learning_rate": record.plan.lr.learning_rate, "transfer": "none", "given": True}
+    if "lr" in document and record.warmup:
+        document["lr"]["warmup"] = record.warmup.document()
+    if record.critical_batch:
+        document["critical_batch"] = record.critical_batch.document()
     document |= _measured(record) | _train(record, locate)
     if record.failure:
         failure = record.failure

@@ -10,11 +10,13 @@ from gpuplan.core.errors import ExitCode
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, learning_rate, significant, usd
+from gpuplan.planning.advice.critical_batch import CriticalBatch
 from gpuplan.planning.memory.estimate import MemoryEstimate
+from gpuplan.reports.critical_batch_text import critical_batch_blocks, verdict_text
 from gpuplan.reports.decision_text import comparison_blocks, decision_facts
 from gpuplan.reports.layout import Block, Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
-from gpuplan.reports.plan_text import VERDICT, hours_text
+from gpuplan.reports.plan_text import VERDICT, hours_text, warm_up_text
 from gpuplan.workload.schema import setting_fields
 from gpuplan_job.batch_comparison import compare
 from gpuplan_job.suggestion import NoSuggestion, suggest_at
@@ -44,6 +46,7 @@ def run_text(record: RunRecord, locate: Callable[[str, str], str], picture: Path
         _steps(record),
         *([table] if table else []),
         Facts((spread, *facts) if spread else tuple(facts)),
+        *_more_gpus(record),
         Facts(tuple(_next(record))),
     ]
 
@@ -131,8 +134,12 @@ def _facts(record: RunRecord, locate: Callable[[str, str], str], picture: Path |
         yield "LR from", f"the range test of run {record.plan.lr.reused.run_id}"
     elif record.plan.lr.learning_rate is not None:
         yield "training LR", f"{learning_rate(record.plan.lr.learning_rate)}, as given"
+    if warmup := warm_up_text(record.plan, record.warmup):
+        yield "warm-up", warmup
     if record.replanned and record.state in _OPEN:
         yield "re-planned", replanned_text(record.replanned)
+    if record.critical_batch and not _more_gpus(record):
+        yield "more GPUs", verdict_text(record.critical_batch)
     yield from _training(record, locate)
     if picture:
         yield "curve", str(picture)
@@ -147,6 +154,13 @@ def _check_without(decision: Decision, result: LrResult | None) -> Iterator[tupl
     if isinstance(found, NoSuggestion):
         batch = result.check.at.batch.global_batch
         yield "check", f"no learning rate from the sweeps at batch {batch} itself: {found.verdict}, {found.reason}"
+
+
+def _more_gpus(record: RunRecord) -> list[Block]:
+    """Return what other numbers of GPUs would take, as long as the training can still be another one."""
+    found = record.critical_batch
+    undecided = record.state in _OPEN or record.plan.step("train") is None
+    return critical_batch_blocks(found) if undecided and isinstance(found, CriticalBatch) else []
 
 
 def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[tuple[str, str]]:

@@ -13,6 +13,7 @@ from pydantic import Field, TypeAdapter
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.job_state import JobState
+from gpuplan.planning.advice.critical_batch import CriticalBatch
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.plan import LaunchPlan
@@ -126,6 +127,13 @@ class Resumed(Frozen):
     kind: Literal["resumed"] = "resumed"
 
 
+class Advised(Frozen):
+    """Whether more GPUs would pay, by what lr-find measured."""
+
+    kind: Literal["advised"] = "advised"
+    critical_batch: CriticalBatch | Unknown
+
+
 Event = Annotated[
     Planned
     | Submitting
@@ -138,7 +146,8 @@ Event = Annotated[
     | Failed
     | CancelRequested
     | Cancelled
-    | Resumed,
+    | Resumed
+    | Advised,
     Field(discriminator="kind"),
 ]
 

@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from gpuplan.core.errors import ExitCode
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.job_state import JobState
+from gpuplan.planning.advice.critical_batch import CriticalBatch
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.store import events as ev
 from gpuplan_job.contract import Decision, LrResult, TrainResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from gpuplan.planning.warm_up import WarmUpPlan
 
 RunState = Literal["planned", "running", "succeeded", "failed", "cancelling", "cancelled"]
 
@@ -82,6 +85,8 @@ class RunRecord(Frozen):
     lr_result: dict[str, Any] | None = None
     decision: Decision | None = None
     replanned: ev.Replanned | None = None
+    critical_batch: CriticalBatch | Unknown | None = None
+    """Whether more GPUs would pay; None before lr-find has measured it."""
     train_result: dict[str, Any] | None = None
     failure: ev.Failed | None = None
 
@@ -101,6 +106,14 @@ class RunRecord(Frozen):
     def trained(self) -> TrainResult | None:
         """Return the training's result, None before there is one."""
         return None if self.train_result is None else TrainResult.from_json(json.dumps(self.train_result))
+
+    @property
+    def warmup(self) -> WarmUpPlan | None:
+        """The training's warm-up; None before there is a learning rate."""
+        planned, decision = self.plan.lr.warmup, self.decision
+        if planned is None or self.plan.lr.learning_rate is not None:
+            return planned
+        return planned.for_lr(decision.multiplier) if decision and decision.multiplier else None
 
     @property
     def exit_code(self) -> ExitCode | None:
@@ -177,6 +190,8 @@ class _Builder:
                 self._values["decision"] = event.decision
             case ev.Replanned() as event:
                 self._values["replanned"] = event
+            case ev.Advised() as event:
+                self._values["critical_batch"] = event.critical_batch
             case ev.Submitting() if self._state != "cancelling":
                 self._state = "running"
             case ev.CancelRequested():

@@ -165,6 +165,8 @@ class Lr(Section):
     """What of the training stays when more GPUs make its batch larger: its epochs, or its optimizer steps."""
     check: Annotated[bool, Flag("--lr-check")] = False
     """Also sweep at the training's own global batch, by accumulation, and warn where the policy disagrees."""
+    warmup_epochs: float | None = Field(default=None, ge=0, le=1000, examples=[5])
+    """Epochs over which the training's learning rate rises at first, 0 for none; by default from the batch's growth."""
     runs: int = Field(default=3, ge=1, le=20)
     """Sweeps of the range test; their average is judged."""
     iterations: Annotated[int | None, Flag("--lr-iterations")] = Field(default=None, ge=30, le=10_000, examples=[100])

@@ -16,7 +16,7 @@ from gpuplan_job.contract.range_test import (
     SweepAt,
     SweepSpec,
 )
-from gpuplan_job.contract.training import EpochMetrics, TrainResult, TrainSpec
+from gpuplan_job.contract.training import ONECYCLE_RISE, EpochMetrics, TrainResult, TrainSpec
 from gpuplan_job.contract.workload import BatchSpec, DataDescription, Device, Measured, Precision, WorkloadSpec
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "INPUT_FILE",
     "JOB_DIR_VARIABLE",
     "LR_RESULT_FILE",
+    "ONECYCLE_RISE",
     "PROGRESS_PREFIX",
     "TRAIN_RESULT_FILE",
     "UNDECIDED",

@@ -11,12 +11,24 @@ from typing import ClassVar
 from gpuplan_job.contract.workload import Measured
 from gpuplan_job.document import ContractError, Document
 
+ONECYCLE_RISE = 0.3
+"""Share of the steps in which one-cycle rises: PyTorch's default, and a warm-up of its own."""
+
 
 @dataclass(frozen=True)
 class TrainSpec:
     """What only the training step needs."""
 
     learning_rate: float
+    warmup_steps: int = 0
+    """First optimizer steps over which the learning rate rises to its full value; 0: it starts there."""
+    warmup_start: float = 0.0
+    """Share of the learning rate at which the rise starts."""
+
+    def __post_init__(self) -> None:
+        """Refuse a rise that is none."""
+        if self.warmup_steps < 0 or not 0 <= self.warmup_start <= 1:
+            raise ContractError("TrainSpec: warmup_steps must not be negative, warmup_start be from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
     from gpuplan_job.step_trace import StepTrace
 
 Norm = Literal["batch", "group", "layer", "none", "unknown"]
+Verdict = Literal["no", "maybe", "yes", "required"]
 
-_MAYBE_ABOVE, _SHOULD_FROM, _MUST_FROM = 2.0, 8.0, 16.0
+NO_WARM_UP_TO, _SHOULD_FROM, _MUST_FROM = 2.0, 8.0, 16.0
 """Batch ratios: up to 2 no warm-up, from 8 there should be one, from 16 there must be."""
 _WARM_UP_EPOCHS = 5.0
 """Goyal et al. 2017, of 90."""
@@ -41,7 +42,7 @@ class Updates(Frozen):
 class WarmUp(Frozen):
     """How the LR should rise at first; one-cycle rises over its first 30 % of steps, so it brings its own."""
 
-    verdict: Literal["no", "maybe", "yes", "required"]
+    verdict: Verdict
     length: str = "5 epochs, at most a tenth of the training"
     epochs: float | Unknown
     steps: int | Unknown
@@ -106,26 +107,39 @@ def count_updates(
     return Updates(steps_per_epoch=(before, after), epochs=(epochs, then), steps=(before * epochs, after * then))
 
 
-def warm_up(ratio: float, epochs: int | None, updates: Updates | Unknown, *, large: bool) -> WarmUp:
-    """Return whether and how long to warm up a training whose LR rises by a batch ratio; `large` is past 8,192.
+def warm_up_verdict(ratio: float, *, large: bool) -> Verdict:
+    """Return whether a training whose LR rises by a batch ratio should warm up; `large` is past 8,192.
 
-    A ratio of 1 or less is an LR that does not rise. Without `epochs` the length is only a rule.
+    A ratio of 1 or less is an LR that does not rise.
     """
-    verdict: Literal["no", "maybe", "yes", "required"] = "no"
     if ratio > 1 and (large or ratio >= _MUST_FROM):
-        verdict = "required"
-    elif ratio >= _SHOULD_FROM:
-        verdict = "yes"
-    elif ratio > _MAYBE_ABOVE:
-        verdict = "maybe"
+        return "required"
+    if ratio >= _SHOULD_FROM:
+        return "yes"
+    return "maybe" if ratio > NO_WARM_UP_TO else "no"
+
+
+def warm_up_epochs(epochs: float) -> float:
+    """Return the length of a warm-up in epochs: 5 (Goyal et al. 2017, of 90), at most a tenth of the training."""
+    return min(_WARM_UP_EPOCHS, _WARM_UP_SHARE * epochs)
+
+
+def warm_up_steps(length: float, steps_per_epoch: int) -> int:
+    """Return the same in optimizer steps, at least one."""
+    return max(1, round(length * steps_per_epoch))
+
+
+def warm_up(ratio: float, epochs: int | None, updates: Updates | Unknown, *, large: bool) -> WarmUp:
+    """Return whether and how long to warm up; without `epochs` the length is only a rule."""
+    verdict = warm_up_verdict(ratio, large=large)
     if verdict == "no":
         return WarmUp(verdict=verdict, epochs=0.0, steps=0)
     if epochs is None:
         return WarmUp(verdict=verdict, epochs=Unknown(unknown="give --epochs"), steps=Unknown(unknown="give --epochs"))
-    length = min(_WARM_UP_EPOCHS, _WARM_UP_SHARE * epochs)
+    length = warm_up_epochs(epochs)
     if isinstance(updates, Unknown):
         return WarmUp(verdict=verdict, epochs=length, steps=updates)
-    return WarmUp(verdict=verdict, epochs=length, steps=max(1, round(length * updates.steps_per_epoch[1])))
+    return WarmUp(verdict=verdict, epochs=length, steps=warm_up_steps(length, updates.steps_per_epoch[1]))
 
 
 def accumulation(ways: tuple[StepBatch, ...], to_batch: int, ratio: float) -> Accumulation | Unknown:
