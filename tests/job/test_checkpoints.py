@@ -128,13 +128,21 @@ def names(folder: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("changes", "after_epochs"),
-    [({}, 1), ({"optimizer": "adamw"}, 2), ({"precision": "bf16-mixed"}, 1), ({"workers": 2}, 2)],
+    [
+        ({}, 1),
+        ({"optimizer": "adamw"}, 2),
+        ({"precision": "bf16-mixed"}, 1),
+        ({"workers": 2}, 2),
+        ({"schedule": "constant"}, 1),
+    ],
     ids=str,
 )
 def test_a_training_that_was_cut_off_goes_on_to_the_same_bits(
     tmp_path: Path, job_input: JobInput, changes: dict[str, Any], after_epochs: int
 ) -> None:
-    job_input = replace(job_input, workload=replace(job_input.workload, **changes))
+    # The constant schedule is cut off in the middle of its warm-up.
+    warming = TrainSpec(0.05, 2 * STEPS - 2, 0.25)
+    job_input = replace(job_input, workload=replace(job_input.workload, **changes), train=warming)
     whole = fit(job_input, tmp_path / "whole")
     cut_off(job_input, tmp_path / "cut", after_epochs)
     resumed = fit(replace(job_input, attempt=2), tmp_path / "cut")

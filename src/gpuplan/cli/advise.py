@@ -10,7 +10,7 @@ import typer
 from pydantic import ValidationError
 
 from gpuplan.cli.options import DebugOption, Output, OutputOption
-from gpuplan.cli.planning import resolve_profile
+from gpuplan.cli.planning import options_of, resolve_profile
 from gpuplan.core.errors import UsageError
 from gpuplan.core.explain import rule_broken, shown
 from gpuplan.core.frozen import Unknown
@@ -26,6 +26,7 @@ from gpuplan_job import data as kinds
 
 if TYPE_CHECKING:
     from gpuplan.planning.advice.advice import Advice
+    from gpuplan.planning.advice.critical_batch import GpuOption
 
 _EXAMPLE = {"--from-batch": "64", "--to-batch": "256", "--lr": "2.11e-3"}
 
@@ -102,6 +103,8 @@ def command(
         finetune=finetune,
     )
     advice = advise(question)
+    if options := _options(question, advice, model, data):
+        advice = advise(question, options)
     if output is Output.JSON:
         typer.echo(json.dumps(advice.document(), indent=2, ensure_ascii=False))
         return
@@ -162,6 +165,27 @@ class _Follow:
             options += ["--epochs", str(advice.updates.epochs[1])]
         chosen = advice.finetuning or advice.chosen
         return [*options, "--lr", learning_rate(chosen.learning_rate)]
+
+
+def _options(question: Question, advice: Advice, model: str | None, data: str | None) -> tuple[GpuOption, ...]:
+    """Return the training on several numbers of the instance's GPUs; none where something of it is not said."""
+    machine, parts = question.machine, advice.accumulation
+    unsaid = None in (question.noise_scale, machine.instance, model, data, question.epochs)
+    if unsaid or machine.instance is None or isinstance(parts, Unknown):
+        return ()
+    way = parts.ways[0]
+    values = {
+        "launch.instance": machine.instance,
+        "launch.world_size": machine.gpus,
+        "launch.nodes": machine.nodes,
+        "workload.model": model,
+        "workload.data": data,
+        "workload.epochs": question.epochs,
+        "workload.per_gpu_batch": way.per_gpu,
+        "workload.accumulate": way.accumulation,
+        "workload.optimizer": question.optimizer,
+    }
+    return options_of(values, resolve_profile(machine.instance))
 
 
 def _asked(ctx: typer.Context) -> list[str]:

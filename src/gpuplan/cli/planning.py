@@ -20,6 +20,7 @@ from gpuplan.core.errors import NoResultError, UsageError
 from gpuplan.core.names import did_you_mean
 from gpuplan.engine.tracing import LocalTraces
 from gpuplan.pipelines import base as pipelines
+from gpuplan.planning.gpu_options import gpu_options
 from gpuplan.planning.inputs import PlanInputs
 from gpuplan.planning.range_test import policy
 from gpuplan.planning.reuse import LrSource
@@ -33,9 +34,10 @@ from gpuplan.workload.schema import NO_REGION, Launch
 from gpuplan_job import data, rules, transfer
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from gpuplan.cli.options import Given
+    from gpuplan.planning.advice.critical_batch import GpuOption
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.profiles.hardware import Gpu
     from gpuplan.profiles.prices import LivePrices
@@ -157,6 +159,18 @@ def built(inputs: PlanInputs) -> LaunchPlan:
         UsageError: the pipeline cannot be run like this.
     """
     return pipelines.load(inputs.settings.launch.pipeline).build(inputs)
+
+
+def options_of(values: Mapping[str, object], profile: InstanceProfile) -> tuple[GpuOption, ...]:
+    """Return a training of these settings, by dotted keys, on several numbers of the profile's GPUs.
+
+    Raises:
+        UsageError: a value means nothing, or the data are not there.
+    """
+    upper = Layers()
+    upper.add(values, "advise")
+    inputs = gather(settled(over_defaults(upper, profile)), profile)
+    return gpu_options(inputs, pipelines.batches(inputs), None)
 
 
 def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices | None = None) -> PlanInputs:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.advice.critical_batch import GpuOption
+from gpuplan.planning.advice.critical_batch import COUNTS, GpuOption
 from gpuplan.planning.batch import StepBatch, plan_batches
 from gpuplan.planning.placement import place_on_gpus, place_training
 from gpuplan.planning.steps import train_step
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from gpuplan.planning.finder import Finder
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.placement import Placement
-
-COUNTS = (1, 2, 4, 8)
-"""GPUs to compare, beside the plan's own number."""
 
 
 def gpu_options(inputs: PlanInputs, batches: BatchPlan, finder: Finder | None) -> tuple[GpuOption, ...]:
@@ -44,11 +41,6 @@ def _option(
     batch = StepBatch.of(planned.per_gpu, gpus, planned.accumulation)
     if isinstance(place, Unknown):
         return GpuOption(gpus=gpus, batch=batch, time_hours=place, rate_usd_per_hour=place)
-    shape = {
-        "instance_type": place.instance_type,
-        "instances": place.instances,
-        "instance_gpus": place.shape_gpus * place.instances,
-    }
     try:
         own = plan_batches(
             samples=inputs.data.train_samples,
@@ -71,5 +63,7 @@ def _option(
         measured_scale=None if too_big else step.measured_scale,
         loading_seconds=step.loading_seconds,
         rate_usd_per_hour=step.rate_usd_per_hour,
-        **shape,
+        instance_type=place.instance_type,
+        instances=place.instances,
+        instance_gpus=place.shape_gpus * place.instances,
     )

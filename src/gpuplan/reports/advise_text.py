@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import count, learning_rate, significant
 from gpuplan.planning.advice.parts import ACCUMULATION_TIME
-from gpuplan.reports.layout import Facts, Line, Table
+from gpuplan.reports.critical_batch_text import critical_batch_blocks
+from gpuplan.reports.layout import Block, Facts, Line, Table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,13 +23,16 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("rule", "learning rate", "factor", "right where")
 _ONECYCLE = (
-    "onecycle, gpuplan's default schedule, rises over its first 30 % of steps and needs no other; constant has none"
+    "launch does so by itself: within onecycle's rise over its first 30 % of steps, on constant as a linear rise; "
+    "--warmup-epochs sets it"
 )
 
 
-def advise_text(advice: Advice) -> list[Line | Table | Facts]:
+def advise_text(advice: Advice) -> list[Block]:
     """Return the blocks of an advice, in order."""
-    return [Line(header(advice)), Table(_COLUMNS, tuple(_rows(advice))), Facts(tuple(_facts(advice)))]
+    found = advice.critical_batch
+    gpus = [] if isinstance(found, Unknown) else critical_batch_blocks(found)
+    return [Line(header(advice)), Table(_COLUMNS, tuple(_rows(advice))), *gpus, Facts(tuple(_facts(advice)))]
 
 
 def header(advice: Advice) -> str:

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
     from gpuplan.planning.speed.throughput import Hours
 
 COLUMNS = ("GPUs", "on", "global batch", "steps", "examples", "time p50", "x before", "cost p50", "x before")
+_WITHOUT_MACHINES = {"GPUs", "global batch", "steps", "examples"}
 _PAYS = "as long as the time falls by a larger factor than the dollars rise, so that hours x dollars falls"
 
 
 def critical_batch_blocks(found: CriticalBatch) -> list[Block]:
     """Return the table of the same loss on each number of GPUs, and what follows from it."""
-    return [Table(COLUMNS, tuple(map(_row, found.rows))), Facts(tuple(_facts(found)))]
+    placed = any(row.instance_type is not None for row in found.rows)
+    shown = [index for index, column in enumerate(COLUMNS) if placed or column in _WITHOUT_MACHINES]
+    rows = tuple(tuple(row[index] for index in shown) for row in map(_row, found.rows))
+    return [Table(tuple(COLUMNS[index] for index in shown), rows), Facts(tuple(_facts(found)))]
 
 
 def verdict_text(found: CriticalBatch | Unknown) -> str:

@@ -7,11 +7,12 @@ of practice and their sources: docs/advice.md. It must not hold a second formula
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from gpuplan.core.frozen import Frozen, Unknown
+from gpuplan.planning.advice import critical_batch as critical
 from gpuplan.planning.advice import sources as cited
 from gpuplan.planning.advice.batch_ways import Machine, require_reachable, ways
 from gpuplan.planning.advice.parts import (
@@ -28,11 +29,14 @@ from gpuplan.planning.advice.parts import (
     warm_up,
 )
 from gpuplan.planning.advice.sources import Accuracy, Source
-from gpuplan.planning.batch import LARGE_BATCH
+from gpuplan.planning.batch import LARGE_BATCH, StepBatch
 from gpuplan.planning.range_test import ACCUMULATE, POLICIES
 from gpuplan.workload.schema import Workload as WorkloadSettings
 from gpuplan_job import transfer
 from gpuplan_job.transfer.base import Transfer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _FINETUNING_BATCH = (16, 32)
 _FINETUNING_SHARE = 0.1
@@ -130,6 +134,8 @@ class Advice(Frozen):
     rules: tuple[LrRule, ...]
     chosen: Chosen
     to_same_loss: ToSameLoss | Unknown
+    critical_batch: critical.CriticalBatch | Unknown
+    """What 1, 2, 4 ... GPUs take to the loss of the training at `from_batch`."""
     updates: Updates | Unknown
     warmup: WarmUp
     accumulation: Accumulation | Unknown
@@ -142,8 +148,8 @@ class Advice(Frozen):
     sources: tuple[Source, ...]
 
 
-def advise(question: Question) -> Advice:
-    """Return what the change of batch means.
+def advise(question: Question, options: Sequence[critical.GpuOption] = ()) -> Advice:
+    """Return what the change of batch means; `options` are the training on several numbers of GPUs, where known.
 
     Raises:
         UsageError: the per-GPU batch and GPUs that were named cannot make up the new batch.
@@ -180,6 +186,7 @@ def advise(question: Question) -> Advice:
         rules=rules,
         chosen=chosen,
         to_same_loss=_to_same_loss(change),
+        critical_batch=_critical_batch(question, found, updates, options),
         updates=updates,
         warmup=warm_up(change.ratio if chosen.multiplier > 1 else 1, question.epochs, updates, large=large),
         accumulation=accumulation(found, question.to_batch, change.ratio),
@@ -252,6 +259,25 @@ def _to_same_loss(change: Transfer) -> ToSameLoss | Unknown:
         return _unmeasured()
     samples = (noise + change.batch_to) / (noise + change.batch_from)
     return ToSameLoss(steps_factor=samples / change.ratio, samples_factor=samples)
+
+
+def _critical_batch(
+    question: Question, found: Sequence[StepBatch], updates: Updates | Unknown, options: Sequence[critical.GpuOption]
+) -> critical.CriticalBatch | Unknown:
+    """Return what numbers of GPUs take to the loss of the training at the old batch, without machines where none are.
+
+    The per-GPU batch is that of the advised way to the new batch.
+    """
+    if question.noise_scale is None:
+        return _unmeasured()
+    if not options and not found:
+        return Unknown(unknown="no way to this batch")
+    reference = critical.Reference(
+        batch=question.from_batch,
+        steps=updates if isinstance(updates, Unknown) else updates.steps[0],
+        examples=updates if isinstance(updates, Unknown) else (question.samples or 0) * (question.epochs or 0),
+    )
+    return critical.critical_batch(question.noise_scale, options or critical.without_machines(found[0]), reference)
 
 
 def _finetuning(question: Question, chosen: Chosen) -> FineTuning:

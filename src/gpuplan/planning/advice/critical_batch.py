@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Judged = Literal["hours x dollars", "hours", "steps x examples"]
 
+COUNTS = (1, 2, 4, 8)
+"""GPUs to compare, beside a plan's own number."""
 CAVEAT = (
     "the batch that pays is a lower bound: Bn is measured at the start and grows in training (McCandlish et al. 2018); "
     "the law counts fresh samples and each batch's own best LR, so on small data more epochs may not buy the same loss"
@@ -101,6 +103,20 @@ class CriticalBatch(Frozen):
     caveat: str = CAVEAT
 
 
+def without_machines(way: StepBatch) -> tuple[GpuOption, ...]:
+    """Return options of which only the batches are known: those of `way`'s micro-batches on each number of GPUs."""
+    why = Unknown(unknown="--instance, --model, --data and --epochs tell time and cost")
+    return tuple(
+        GpuOption(
+            gpus=gpus,
+            batch=StepBatch.of(way.per_gpu, gpus, way.accumulation),
+            time_hours=why,
+            rate_usd_per_hour=why,
+        )
+        for gpus in sorted({*COUNTS, way.world_size})
+    )
+
+
 def critical_batch(
     noise_scale: float, options: Sequence[GpuOption], reference: Reference, step_seconds: float | None = None
 ) -> CriticalBatch:
@@ -124,7 +140,7 @@ def critical_batch(
         pays_up_to=best.gpus,
         judged=judged,
         speed="measured" if measured else "estimated" if timed else "unknown",
-        verdict=_verdict(best, among, judged, noise_scale),
+        verdict=_verdict(best, among, judged),
     )
 
 
@@ -205,11 +221,11 @@ def _measure(row: GpuRow, judged: Judged) -> float:
     return row.steps_factor * row.examples_factor
 
 
-def _verdict(best: GpuRow, among: Sequence[GpuRow], judged: Judged, noise_scale: float) -> str:
+def _verdict(best: GpuRow, among: Sequence[GpuRow], judged: Judged) -> str:
     further = next((row for row in among if row.gpus > best.gpus), None)
     pays = f"more GPUs pay up to {best.gpus}" if best.gpus > among[0].gpus else f"no more than {best.gpus} pays"
     if judged == "steps x examples":
-        return f"{pays} by steps x examples alone: a batch of {best.global_batch}, noise scale {noise_scale:.3g}"
+        return f"{pays} by steps x examples alone: a batch of {best.global_batch}"
     if further is None:
         return f"{pays}, the most compared"
     time = _share(further.time_hours, best.time_hours)
