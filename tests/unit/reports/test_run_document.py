@@ -90,6 +90,15 @@ def test_the_figures_are_those_of_the_results(drive: Drive) -> None:
     assert found["train"]["checkpoint"] == f"fake://{RUN}-train-1/checkpoints/best.ckpt"
 
 
+def test_whether_more_gpus_pay_and_the_warm_up_are_there_for_scripts(drive: Drive) -> None:
+    found = document(drive())
+    advice = found["critical_batch"]
+    assert advice["pays_up_to"] in [row["gpus"] for row in advice["rows"]]
+    for row in advice["rows"]:
+        assert {"steps", "examples", "time_hours", "cost_usd", "time_factor", "cost_factor"} <= row.keys()
+    assert {"steps", "epochs", "why"} <= found["lr"]["warmup"].keys()
+
+
 def test_both_steps_tell_the_same_per_gpu_batch(drive: Drive) -> None:
     batch = document(drive())["batch"]
     assert batch["lr_find"]["per_gpu"] == batch["train"]["per_gpu"] == 32

@@ -62,6 +62,9 @@ def parts(record: RunRecord, picture: Path | None = None) -> tuple[str, Table, d
     assert isinstance(table, Table)
     values: dict[str, str] = {}
     for block in facts:
+        if isinstance(block, Table):
+            assert block.columns[0] == "GPUs"
+            continue
         assert isinstance(block, Facts)
         for label, value in block.items:
             values[label] = f"{values[label]} | {value}" if label in values else value
@@ -83,6 +86,31 @@ def test_a_finished_run_tells_what_it_found_and_reached(drive: Drive) -> None:
     assert "found LR" in facts
     assert "training LR" in facts
     assert "failed" not in facts
+
+
+def test_whether_more_gpus_pay_is_a_table_until_the_training_is_over_then_a_sentence(
+    drive: Drive, store: RunStore
+) -> None:
+    record = drive()
+    log = store.events(RUN)
+    advised = next(index for index, item in enumerate(log) if item.event.kind == "advised")
+    moments = {end: fold(RUN, log[:end]) for end in (advised, advised + 1)} | {len(log): record}
+    tables = [
+        [block for block in run_text(moment, "{}/{}".format, None)[2:] if isinstance(block, Table)]
+        for moment in moments.values()
+    ]
+    assert [len(found) for found in tables] == [0, 1, 0]
+    (table,) = tables[1]
+    assert [row[0].split()[0] for row in table.rows][:2] == ["1", "2"]
+    assert "pay" in parts(record)[2]["more GPUs"]
+    assert "64.0 samples" in parts(record)[2]["more GPUs"]
+
+
+def test_a_warm_up_is_told_once_the_learning_rate_is_known(drive: Drive, store: RunStore) -> None:
+    record = drive({"launch.world_size": 4, "workload.schedule": "constant"})
+    assert parts(record)[2]["warm-up"].endswith("the batch grows 4 x; linear, from 0.25 x the learning rate")
+    planned = fold(RUN, store.events(RUN)[:1])
+    assert "warm-up" not in parts(planned)[2]
 
 
 def test_a_given_learning_rate_is_told_as_given(drive: Drive) -> None:

@@ -123,7 +123,7 @@ def critical_batch(
     """Return what each option, one or more in any order, takes to the reference's loss.
 
     Steps go with 1 + Bn / B and examples with 1 + B / Bn, each batch B at its own best learning rate (McCandlish et al.
-    2018, arXiv 1812.06162, equation 2.12 with one noise scale for the whole training). `step_seconds` is lr-find's
+    2018, arXiv 1812.06162, with one noise scale for the whole training). `step_seconds` is lr-find's
     measured step without the wait for data; None, or an option on another GPU: the estimates count.
     """
     rows: list[GpuRow] = []
