@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _COLUMNS = ("rule", "learning rate", "factor", "right where")
 _ONECYCLE = (
-    "launch does so by itself: within onecycle's rise over its first 30 % of steps, on constant as a linear rise; "
-    "--warmup-epochs sets it"
+    "onecycle, the default schedule, rises over its first 30 % of steps and covers it; constant with --lr takes "
+    "--warmup-epochs, with an LR that launch finds it warms up by itself"
 )
 
 
