@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_atomic(path: Path, text: str) -> None:
-    """Write a text (UTF-8) to `path`, replacing what is there; a reader never sees a part of it.
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Write a text (UTF-8) or bytes to `path`, replacing what is there; a reader never sees a part of it.
 
     Raises:
         OSError: the folder cannot be written; nothing is left behind.
@@ -79,8 +79,8 @@ def sync_folder(folder: Path) -> None:
     sync_file(folder)
 
 
-def _write_beside(path: Path, text: str) -> Path:
-    content = text.encode()
+def _write_beside(path: Path, text: str | bytes) -> Path:
+    content = text.encode() if isinstance(text, str) else text
     # The ids keep ranks and threads apart that write the same name at the same time.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:

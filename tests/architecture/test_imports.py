@@ -11,7 +11,8 @@ import pytest
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEAVY = ("torch", "torchvision", "pytorch_lightning", "lightning", "numpy", "boto3", "botocore", "sagemaker")
+FOR_DRAWING = ("matplotlib", "numpy", "PIL")
+HEAVY = ("torch", "torchvision", "pytorch_lightning", "lightning", "boto3", "botocore", "sagemaker", *FOR_DRAWING)
 PROBE = """
 import sys
 from gpuplan.cli.app import main
@@ -68,7 +69,12 @@ def test_a_command_that_starts_nothing_loads_nothing_heavy(arguments: list[str],
 
 def test_launching_loads_no_training_framework(tmp_path: Path) -> None:
     arguments = ["launch", "--backend", "fake", "--yes"]
-    assert loaded(arguments, tmp_path) == ["0"]
+    assert loaded(arguments, tmp_path) == ["0", *FOR_DRAWING]
+
+
+def test_a_look_at_a_run_whose_curve_was_drawn_loads_nothing_heavy(tmp_path: Path) -> None:
+    loaded(["launch", "--backend", "fake", "--yes"], tmp_path)
+    assert loaded(["status"], tmp_path) == ["0"]
 
 
 def test_help_of_the_program_loads_neither_pydantic_nor_rich() -> None:

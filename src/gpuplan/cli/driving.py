@@ -19,11 +19,11 @@ from gpuplan.core import payload
 from gpuplan.core.clock import SystemClock
 from gpuplan.core.errors import CredentialsError, ExitCode, UnreachableError
 from gpuplan.engine.run import Engine
-from gpuplan.reports.curve_svg import curve_svg
 from gpuplan.reports.layout import Facts, console, show
 from gpuplan.reports.run_document import run_document
 from gpuplan.reports.run_now import now_document, now_facts
 from gpuplan.reports.run_text import run_text
+from gpuplan_job import lr_plot
 from gpuplan_job.atomic import write_atomic
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from gpuplan.store.record import RunRecord
     from gpuplan.store.sqlite import RunStore
 
-_PICTURE = "lr_curve.svg"
+_PICTURES = {"lr_curve.svg": lr_plot.svg, "lr_curve.png": lr_plot.png}
 
 
 def drive(
@@ -83,16 +83,25 @@ def drive(
         _say_detached(record)
     with suppress(BrokenPipeError):  # whoever read the report has gone; the run's status still stands
         typer.echo("", err=True)
-        report(record, store, output, code)
+        report(record, store, output, code, anew=True)
     raise typer.Exit(int(code if code is not None else record.exit_code or ExitCode.OK))
 
 
 def report(
-    record: RunRecord, store: RunStore, output: Output, code: int | None = None, now: RunNow | None = None
+    record: RunRecord,
+    store: RunStore,
+    output: Output,
+    code: int | None = None,
+    now: RunNow | None = None,
+    *,
+    anew: bool = False,
 ) -> None:
-    """Print a record in the wanted form, drawing the curve if there is one; `now` is what its open jobs do."""
+    """Print a record in the wanted form, with the curve's picture if there is one; `now` is what its open jobs do.
+
+    `anew` draws the picture even where there is one already.
+    """
     backend = backend_of(record.plan)
-    picture = draw(record, store.folder(record.run_id))
+    picture = draw(record, store.folder(record.run_id), anew=anew)
     if output is Output.JSON:
         document = run_document(record, backend.locate, code)
         if picture:
@@ -107,18 +116,26 @@ def report(
     show(blocks, console())
 
 
-def draw(record: RunRecord, folder: Path) -> Path | None:
-    """Write the range test's picture beside the run's log, and return its path; None without a range test."""
+def draw(record: RunRecord, folder: Path, *, anew: bool = False) -> Path | None:
+    """Write the range test's pictures beside the run's log, and return the first one's path; None without a test.
+
+    Those that are there are kept unless `anew`: drawing takes a second, and a look at a run need not wait for it.
+    """
     result = record.measured()
     if result is None or record.decision is None:
         return None
-    path = folder / _PICTURE
     title = f"{record.plan.workload.model} on {record.plan.workload.data}, run {record.run_id}"
+    paths = [folder / name for name in _PICTURES]
     try:
-        write_atomic(path, curve_svg(result, record.decision, title))
+        for path, drawn in zip(paths, _PICTURES.values(), strict=True):
+            if anew or not path.exists():
+                write_atomic(path, drawn(result, record.decision, title))
     except OSError:  # a full or a read-only disk must not spoil the report
-        return path if path.exists() else None
-    return path
+        return paths[0] if paths[0].exists() else None
+    except ImportError as error:  # nor must a broken installation
+        typer.echo(f"note: the curve is not drawn: {error}", err=True)
+        return None
+    return paths[0]
 
 
 def _say_detached(record: RunRecord) -> None:
