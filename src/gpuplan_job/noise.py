@@ -7,6 +7,7 @@ running statistics) as they were; it does draw random numbers, so the caller see
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +16,7 @@ from gpuplan_job import runtime
 from gpuplan_job.contract import NoiseScale
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from torch import Tensor, nn
 
@@ -47,11 +48,41 @@ def measure(
     precision: Precision,
     device: torch.device,
 ) -> NoiseScale | None:
+    """Do as `measure_losses` with a network in training mode; `loss(logits, targets)` is the mean over a micro-batch.
+
+    Returns None where a gradient is not finite: there is nothing to measure.
+
+    Raises:
+        ValueError: fewer than two micro-batches, or micro-batches of different sizes.
+    """
+
+    def losses() -> Iterator[tuple[int, Callable[[], Tensor]]]:
+        for inputs, targets in batches:
+            yield len(targets), partial(_loss, inputs, targets)
+
+    def _loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        with runtime.autocast(precision, device):
+            return loss(network(inputs.to(device)), targets.to(device))
+
+    modes = [(module, module.training) for module in network.modules()]
+    network.train()
+    try:
+        return measure_losses(network, losses(), precision, device)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def measure_losses(
+    network: nn.Module,
+    losses: Iterable[tuple[int, Callable[[], Tensor]]],
+    precision: Precision,
+    device: torch.device,
+) -> NoiseScale | None:
     """Measure B_noise from at least two micro-batches of one size b (McCandlish et al. 2018, arXiv 1812.06162, A.1).
 
-    No sample may be in two of them: see `micro_batches`.
-
-    `loss(logits, targets)` is the mean over a micro-batch. With M gradients g_i,
+    An item of `losses` is a micro-batch's samples and what computes its mean loss. No sample may be in two of them: see
+    `micro_batches`. With M gradients g_i,
     |G|^2 = (M |mean g|^2 - mean |g_i|^2) / (M - 1) and tr(Sigma) = b M / (M - 1) (mean |g_i|^2 - |mean g|^2).
     Memory: one extra copy of the gradients, whatever M.
 
@@ -62,19 +93,15 @@ def measure(
     """
     parameters = [p for p in network.parameters() if p.requires_grad]
     buffers = [(buffer, buffer.detach().clone()) for buffer in network.buffers()]
-    modes = [(module, module.training) for module in network.modules()]
     total = [torch.zeros_like(p, dtype=torch.float32) for p in parameters]
     squares: list[float] = []
     sizes: set[int] = set()
     scale = _LARGEST_SCALE if runtime.effective_precision(precision, device) == "16-mixed" else 1.0
-    network.train()
     try:
-        for inputs, targets in batches:
-            sizes.add(len(targets))
+        for size, loss in losses:
+            sizes.add(size)
             while True:
-                with runtime.autocast(precision, device):
-                    value = loss(network(inputs.to(device)), targets.to(device))
-                gradients = torch.autograd.grad(value * scale, parameters, allow_unused=True)
+                gradients = torch.autograd.grad(loss() * scale, parameters, allow_unused=True)
                 square = _squared_norm(gradients) / scale**2
                 if math.isfinite(square) or scale <= 1:
                     break
@@ -89,8 +116,6 @@ def measure(
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)
-        for module, mode in modes:
-            module.training = mode
     if len(squares) <= 1 or len(sizes) != 1:
         raise ValueError(f"the noise scale needs two or more micro-batches of one size, got {len(squares)} of {sizes}")
     return _estimate(_squared_norm(total) / len(squares) ** 2, math.fsum(squares) / len(squares), len(squares), *sizes)

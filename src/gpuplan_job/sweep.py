@@ -1,39 +1,27 @@
-"""One sweep of an LR range test: a bare loop that raises the LR geometrically, once per optimizer step.
+"""Single sweeps of gpuplan's own workloads: a network that classifies, with the workload's loss and precision.
 
-Called by `lr_find` with a fresh network. It must not smooth, judge or store the curve; it stops early only where going
-on would be wasted.
+Called by `lr_find` with a fresh network; the loop itself is `climb`. It must not smooth, judge or store the curve.
 """
 
 from __future__ import annotations
 
-import math
-import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from gpuplan_job import optim, runtime
-from gpuplan_job.contract import Curve
+from gpuplan_job.climb import Climb, Subject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator, Sequence
 
-    import torch
     from torch import Tensor, nn
 
-    from gpuplan_job.contract import StopReason, SweepSpec, WorkloadSpec
+    from gpuplan_job.contract import Curve, SweepSpec, WorkloadSpec
     from gpuplan_job.pace import Pace
 
-    Batch = tuple[Tensor, Tensor]
-
-_BLOWN_UP = 2.0
-"""Multiple of the starting loss that ends a sweep. The edge that rules read lies at half the fall, so well before; a
-lower multiple would leave the smoothing no points beyond the edge, a higher one pays for steps that nobody reads."""
-_START_POINTS = 5
-_MEDIAN_DECADES = 0.3
-"""LR range whose median loss is held against the start: one outlying batch ends no sweep."""
-_LEAST_MEDIAN_POINTS = 3
-_MOST_SKIPS = 20
-"""Steps in a row that the GradScaler may skip. It starts at 2^16 and halves: past 20 the gradients are not finite."""
+Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -46,10 +34,8 @@ class Sweeper:
     pace: Pace
 
     def learning_rate(self, index: int) -> float:
-        """Return the LR of optimizer step `index`: geometric, `lr_min` at the first step, `lr_max` at the last."""
-        if index == self.spec.iterations - 1:
-            return self.spec.lr_max
-        return float(self.spec.lr_min * (self.spec.lr_max / self.spec.lr_min) ** (index / (self.spec.iterations - 1)))
+        """Return the LR of optimizer step `index`."""
+        return Climb(self.spec, self.pace).learning_rate(index)
 
     def sweep(
         self,
@@ -61,72 +47,35 @@ class Sweeper:
     ) -> Curve:
         """Train `network` in place and return the curve; an item of `steps` holds the micro-batches of one step.
 
-        A loss is the mean over all samples of the step, before the step is taken. `optimizer` stands at `lr_min`; its
-        parameter groups keep the ratios of their LRs. A step that the scaler skips is tried again at the same LR on the
-        next data.
+        A loss is the mean over all samples of the step. `optimizer` stands at `lr_min`; its parameter groups keep the
+        ratios of their LRs.
         """
         network.train()
         shares = [group["lr"] / self.spec.lr_min for group in optimizer.param_groups]
-        rates: list[float] = []
-        losses: list[float] = []
-        skipped = 0
-        rate = self.spec.lr_min
+        subject = _Classification(network, optimizer, scaler, shares, self)
+        return Climb(self.spec, self.pace).curve(subject, steps, seed)
 
-        def ended(reason: StopReason) -> Curve:
-            return Curve(rates, losses, reason, rate, seed)
 
-        for batches in steps:
-            self.pace.arrived()
-            rate = self.learning_rate(len(rates))
-            for group, share in zip(optimizer.param_groups, shares, strict=True):
-                group["lr"] = rate * share
-            loss, taken = self._step(network, optimizer, scaler, batches)
-            self.pace.stepped(rate, loss, taken=taken)
-            if not math.isfinite(loss):
-                return ended("non-finite")
-            if not taken:
-                skipped += 1
-                if skipped > _MOST_SKIPS:
-                    return ended("non-finite")
-                continue
-            skipped = 0
-            rates.append(rate)
-            losses.append(loss)
-            if self._blown_up(losses):
-                return ended("diverged")
-            if len(rates) == self.spec.iterations:
-                break
-        return ended("completed")
+class _Classification(Subject[Batch]):
+    """A network under the cross-entropy of a workload."""
 
-    def _step(
+    def __init__(
         self,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        batches: list[Batch],
-    ) -> tuple[float, bool]:
-        """Take one optimizer step; return its loss, and whether the GradScaler let it happen."""
+        shares: Sequence[float],
+        sweeper: Sweeper,
+    ) -> None:
+        super().__init__(optimizer, scaler, shares)
+        self.network, self.workload, self.device = network, sweeper.workload, sweeper.device
+
+    def losses(self, batches: Sequence[Batch]) -> Iterator[Tensor]:
+        """Yield each micro-batch's sum of losses over the samples of the step."""
         samples = sum(len(targets) for _, targets in batches)
-        parts: list[Tensor] = []
-        optimizer.zero_grad(set_to_none=True)
         for inputs, targets in batches:
             on_device = inputs.to(self.device, non_blocking=True), targets.to(self.device, non_blocking=True)
             with runtime.autocast(self.workload.precision, self.device):
-                logits = network(on_device[0])
+                logits = self.network(on_device[0])
                 part = optim.loss(logits, on_device[1], self.workload.label_smoothing, "sum") / samples
-            scaler.scale(part).backward()  # type: ignore[no-untyped-call] # torch leaves Tensor.backward untyped
-            parts.append(part.detach())
-        before = scaler.get_scale()
-        scaler.step(optimizer)
-        scaler.update()
-        # Reading the loss waits for the device, so the step's time is complete; no earlier wait is needed, because a
-        # loss that is not finite ends the sweep whatever it did to the weights.
-        loss = math.fsum(part.item() for part in parts)
-        return loss, scaler.get_scale() >= before
-
-    def _blown_up(self, losses: list[float]) -> bool:
-        if len(losses) <= _START_POINTS:
-            return False
-        per_decade = (self.spec.iterations - 1) / math.log10(self.spec.lr_max / self.spec.lr_min)
-        window = max(_LEAST_MEDIAN_POINTS, round(per_decade * _MEDIAN_DECADES))
-        return statistics.median(losses[-window:]) > _BLOWN_UP * statistics.median(losses[:_START_POINTS])
+            yield part

@@ -275,7 +275,7 @@ def test_note_and_warning_are_shown_as_sentences() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Glyph .* missing from")
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     low=st.floats(-5, 1),
     factor=st.floats(0, 2),
@@ -300,7 +300,7 @@ def test_marks_may_lie_anywhere_without_their_labels_touching(
     assert_legible(lr_plot.figure(learning(), decision, title))
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(
     start=st.floats(1e-6, 1e6),
     floor=st.floats(0, 0.95),
