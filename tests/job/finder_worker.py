@@ -10,6 +10,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -24,12 +25,12 @@ NAN_FROM, SEED, STEPS = 7, 4, 20
 
 
 def data(batch: int, *, shared: bool = False) -> DataLoader[tuple[Tensor, ...]]:
-    """Return separable classes in a fixed order; of `shared` data two ranks take what one does with the double batch."""
+    """Return separable classes in a fixed order; of `shared` data two ranks take what one does with twice the batch."""
     generator = torch.Generator().manual_seed(0)
     targets = torch.arange(SAMPLES) % CLASSES
     centres = 2 * torch.randn(CLASSES, FEATURES, generator=generator)
     held = TensorDataset(centres[targets] + torch.randn(SAMPLES, FEATURES, generator=generator), targets)
-    sampler = DistributedSampler(held, shuffle=False) if shared else None
+    sampler: DistributedSampler[Any] | None = DistributedSampler(held, shuffle=False) if shared else None
     return DataLoader(held, batch, sampler=sampler)
 
 

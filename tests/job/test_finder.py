@@ -46,7 +46,7 @@ def find(module: nn.Module | None = None, loader: object = None, **how: Any) -> 
     module = mlp() if module is None else module
     if "optimizer" not in how:
         how["optimizer"] = sgd(module)
-    how = {"loss": functional.cross_entropy, "max_epochs": 4, "iterations": 60, "runs": 2} | how
+    how = dict[str, Any](loss=functional.cross_entropy, max_epochs=4, iterations=60, runs=2) | how
     return find_lr(module, data() if loader is None else loader, **how)
 
 
@@ -66,7 +66,7 @@ class Lit(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning takes many forms
         first, *rest = self.parameters()
-        groups = [{"params": [first], "lr": self.learning_rate / 10}, {"params": rest}]
+        groups: list[dict[str, Any]] = [{"params": [first], "lr": self.learning_rate / 10}, {"params": rest}]
         optimizer = torch.optim.AdamW(groups, lr=self.learning_rate)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, step / total))
@@ -302,7 +302,7 @@ def trainer(callback: FindLearningRate, **how: Any) -> pl.Trainer:  # noqa: ANN4
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return pl.Trainer(accelerator="cpu", devices=1, callbacks=[callback], **(quiet | {"max_epochs": 1} | how))  # type: ignore[arg-type] # passed on by name
+    return pl.Trainer(accelerator="cpu", devices=1, callbacks=[callback], **(quiet | {"max_epochs": 1} | how))
 
 
 def test_the_callback_trains_with_what_it_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

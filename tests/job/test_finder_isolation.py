@@ -27,6 +27,8 @@ SAMPLES, FEATURES, CLASSES = 96, 6, 3
 class Tied(nn.Module):
     """Two layers share one weight; a buffer is not saved, an attribute counts."""
 
+    seen: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.first, self.second = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES)
@@ -70,7 +72,8 @@ def adam(module: nn.Module) -> torch.optim.Optimizer:
 
 def adamw_in_two_groups(module: nn.Module) -> torch.optim.Optimizer:
     first, *rest = module.parameters()
-    return torch.optim.AdamW([{"params": [first], "lr": 1e-4}, {"params": rest}], lr=1e-2)
+    groups: list[dict[str, Any]] = [{"params": [first], "lr": 1e-4}, {"params": rest}]
+    return torch.optim.AdamW(groups, lr=1e-2)
 
 
 MODULES = [normed, dropping, frozen, Tied]

@@ -167,7 +167,9 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
             on_progress=on_progress or (lambda _: None),
         )
         result = sweeps.result(noise_burn_in)
-    return FoundLr(result.decision, result, tuple(sweeps.shares), f"{type(module).__name__}, a training of {length:,} steps")
+    return FoundLr(
+        result.decision, result, tuple(sweeps.shares), f"{type(module).__name__}, a training of {length:,} steps"
+    )
 
 
 class _Trainer:
