@@ -17,13 +17,14 @@ import warnings
 from pathlib import Path
 
 import torch
-import torch.multiprocessing as mp
 from lr.tasks import BATCH, Task, arrays
 from lr.training import final_loss
 from torch import distributed
+from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
 from gpuplan_job import optim, runtime
+from gpuplan_job.contract import TrainSpec
 from gpuplan_job.loaders import permutation
 from gpuplan_job.sampling import EpochLayout
 
@@ -45,7 +46,7 @@ def real_loss(task: Task, gpus: int) -> float:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        mp.spawn(_train, args=(gpus, port, task, str(file)), nprocs=gpus)
+        spawn(_train, args=(gpus, port, task, str(file)), nprocs=gpus)  # type: ignore[no-untyped-call] # torch's
         return float(file.read_text(encoding="utf-8"))
 
 
@@ -61,9 +62,9 @@ def _train(rank: int, gpus: int, port: int, task: Task, file: str) -> None:
         parallel = DistributedDataParallel(network, broadcast_buffers=False)
     rate = RATES[task.optimizer]
     optimizer = optim.build(workload, parallel.parameters(), rate)
-    schedule = optim.schedule(workload, optimizer, rate, STEPS)
+    schedule = optim.schedule(workload, optimizer, TrainSpec(rate), STEPS)
     held = arrays(task.data)
-    parallel.train()
+    parallel.train()  # type: ignore[no-untyped-call] # torch leaves it untyped
     for step in range(STEPS):
         epoch, index = divmod(step, layout.steps)
         cut = layout.micro_batches(rank)[index]
@@ -71,7 +72,7 @@ def _train(rank: int, gpus: int, port: int, task: Task, file: str) -> None:
         loss = optim.loss(parallel(held.train_images[chosen]), held.train_labels[chosen], 0.0, "sum")
         optimizer.zero_grad()
         # DDP divides the sum of the ranks' gradients by their number.
-        (loss / cut.step_samples * gpus).backward()
+        (loss / cut.step_samples * gpus).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
         optimizer.step()
         schedule.step()
     if rank == 0:

@@ -166,7 +166,7 @@ def torch_lr_finder(case: Case) -> int:
 def lightning(case: Case) -> int:
     """Run Lightning's range test; return its steps."""
     import pytorch_lightning
-    from pytorch_lightning.tuner import Tuner
+    from pytorch_lightning.tuner.tuning import Tuner
 
     class Module(pytorch_lightning.LightningModule):
         def __init__(self) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from gpuplan_job import optim, runtime
+from gpuplan_job.contract import TrainSpec
 from gpuplan_job.loaders import permutation
 from gpuplan_job.sampling import EpochLayout
 from lr.tasks import BATCH, arrays
@@ -39,7 +40,7 @@ def final_loss(task: Task, learning_rate: float, gpus: int, seed: int, steps: in
     runtime.seed_everything(seed)
     network = task.build()
     optimizer = optim.build(workload, network.parameters(), learning_rate)
-    schedule = optim.schedule(workload, optimizer, learning_rate, total)
+    schedule = optim.schedule(workload, optimizer, TrainSpec(learning_rate), total)
     train_images, train_labels = arrays(task.data).train_images, arrays(task.data).train_labels
     network.train()
     buffers: dict[str, torch.Tensor] = {}

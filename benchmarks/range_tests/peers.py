@@ -13,7 +13,7 @@ import math
 import os
 import warnings
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,7 +95,8 @@ def _lightning(rates: list[float], losses: list[float]) -> float | None:
     from pytorch_lightning.tuner.lr_finder import _LRCallback, _LRFinder
 
     scheduler = SimpleNamespace(lr=[rates[0]])
-    trainer = SimpleNamespace(
+    nothing: Any = None
+    trainer: Any = SimpleNamespace(
         fit_loop=SimpleNamespace(batch_idx=0),
         accumulate_grad_batches=1,
         lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)],
@@ -106,9 +107,9 @@ def _lightning(rates: list[float], losses: list[float]) -> float | None:
     callback = _LRCallback(len(rates))
     for step, (rate, loss) in enumerate(zip(rates, losses, strict=False), 1):
         scheduler.lr = [rate]
-        callback.on_train_batch_start(trainer, None, None, step - 1)
+        callback.on_train_batch_start(trainer, nothing, None, step - 1)
         trainer.global_step = step
-        callback.on_train_batch_end(trainer, None, {"loss": torch.tensor(loss)}, None, step - 1)
+        callback.on_train_batch_end(trainer, nothing, {"loss": torch.tensor(loss)}, None, step - 1)
         if trainer.should_stop:
             break
     finder = _LRFinder("exponential", rates[0], rates[-1], len(rates))

@@ -21,6 +21,8 @@ SIGMA_DECADES = 0.2
 """Standard deviation of the Gaussian, in decades of LR."""
 EDGE_SHARE = 0.5
 """Share of the fall that may be lost again before the loss counts as having left its valley."""
+DESCENDED_SHARE = 0.75
+"""Share of the fall after which the loss counts as having come down."""
 _REACH = 4 * SIGMA_DECADES
 """Weights beyond four standard deviations (under 0.0004) are left out: the cost stays linear in the points."""
 _LARGEST_LOSS = 1e50
@@ -67,6 +69,12 @@ class SmoothedCurve:
     def lr_at_minimum(self) -> float:
         """The LR of the lowest smoothed loss."""
         return self.learning_rates[self.minimum_index]
+
+    @property
+    def descended(self) -> float:
+        """The lowest LR by which the smoothed loss has lost three quarters of its fall."""
+        level = self.start_loss - DESCENDED_SHARE * self.drop
+        return next(rate for rate, loss in zip(self.learning_rates, self.losses, strict=True) if loss <= level)
 
     @property
     def drop(self) -> float:

@@ -9,9 +9,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import UsageError
+from gpuplan_job import sweep_design
 from gpuplan_job.contract import BatchSpec, LrTarget, SweepAt, SweepSpec
 from gpuplan_job.sampling import EpochLayout
-from gpuplan_job.sweep_design import CHECK_RUNS, design
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan
@@ -86,8 +86,9 @@ def range_test(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
     """
     settings = inputs.settings
     target, own = target_of(inputs, batches), reference_steps(inputs, batches)
-    designed = design(own)
-    low, high = settings.lr.lr_min or designed.lr_min, settings.lr.lr_max or designed.lr_max
+    iterations = settings.lr.iterations or sweep_design.iterations(own)
+    designed = sweep_design.lr_range(settings.workload.optimizer, settings.workload.momentum)
+    low, high = settings.lr.lr_min or designed[0], settings.lr.lr_max or designed[1]
     if low >= high:
         raise UsageError(
             f"the range test would sweep from {low:g} to {high:g}",
@@ -99,13 +100,13 @@ def range_test(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
     accumulation = _accumulation(batches) if wanted else 1
     check = SweepAt(
         batch=BatchSpec(finder, 1, accumulation),
-        runs=CHECK_RUNS,
-        iterations=settings.lr.iterations or design(target.steps).iterations,
+        runs=sweep_design.CHECK_RUNS,
+        iterations=settings.lr.iterations or sweep_design.iterations(target.steps),
         reference_steps=target.steps,
     )
     return SweepSpec(
         runs=settings.lr.runs,
-        iterations=settings.lr.iterations or designed.iterations,
+        iterations=iterations,
         lr_min=low,
         lr_max=high,
         reference_steps=own,
@@ -116,7 +117,7 @@ def range_test(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
             SweepAt(
                 batch=BatchSpec(batch, 1, 1),
                 runs=settings.lr.runs,
-                iterations=settings.lr.iterations or designed.iterations,
+                iterations=iterations,
                 reference_steps=own
                 if settings.lr.fixed == "steps"
                 else _steps_per_epoch(inputs.data.train_samples, batch) * settings.workload.epochs,

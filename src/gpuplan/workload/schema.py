@@ -157,7 +157,7 @@ class Lr(Section):
 
     learning_rate: Annotated[float | None, Flag("--lr")] = Field(default=None, gt=0, le=1000, examples=[0.05])
     """Train with this learning rate and skip the finder."""
-    rule: Annotated[str, Flag("--lr-rule")] = "edge"
+    rule: Annotated[str, Flag("--lr-rule")] = "normalised"
     """Rule that reads the range test's curve."""
     transfer: Annotated[str | None, Flag("--lr-transfer")] = Field(default=None, examples=["noise-scale"])
     """Policy that carries the learning rate from one GPU to all; by default noise-scale, with --fixed steps none."""

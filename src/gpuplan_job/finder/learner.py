@@ -10,7 +10,7 @@ import contextlib
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -181,6 +181,11 @@ class StandIn:
     def num_training_batches(self) -> int:
         """All of them: the stand-in knows one long epoch."""
         return self.estimated_stepping_batches
+
+
+def optimizer_name(optimizer: torch.optim.Optimizer) -> Literal["sgd", "adamw"]:
+    """Return what rules and policies know an optimizer as: SGD, or one that divides by the gradient's size."""
+    return "sgd" if isinstance(optimizer, torch.optim.SGD | torch.optim.ASGD) else "adamw"
 
 
 def usable(optimizer: object) -> torch.optim.Optimizer:

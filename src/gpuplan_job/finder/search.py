@@ -18,7 +18,7 @@ from gpuplan_job.finder.errors import FindLrError
 from gpuplan_job.finder.feed import Feed, loader_of, samples_in
 from gpuplan_job.finder.found import FoundLr
 from gpuplan_job.finder.isolation import Snapshot, preserved_loader, preserved_randomness
-from gpuplan_job.finder.learner import Lightning, Plain, is_lightning, peak_rates, usable
+from gpuplan_job.finder.learner import Lightning, Plain, is_lightning, optimizer_name, peak_rates, usable
 from gpuplan_job.finder.ranks import Ranks
 from gpuplan_job.finder.sweeps import Sweeps
 
@@ -56,7 +56,7 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
     precision: str | int | None = None,
     clip: float | None = None,
     device: str | torch.device = "auto",
-    rule: str = "edge",
+    rule: str = "normalised",
     gpus: int = 1,
     transfer: str | None = None,
     fixed: Literal["epochs", "steps"] = "epochs",
@@ -139,12 +139,12 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
             steps=length if fixed == "steps" else max(1, math.ceil(length / gpus)),
             fixed=fixed,
         )
-        designed = sweep_design.design(length)
+        low, high = sweep_design.lr_range(optimizer_name(chosen), float(chosen.param_groups[0].get("momentum", 0)))
         spec = SweepSpec(
             runs=runs,
-            iterations=iterations or designed.iterations,
-            lr_min=lr_min or designed.lr_min,
-            lr_max=lr_max or designed.lr_max,
+            iterations=iterations or sweep_design.iterations(length),
+            lr_min=lr_min or low,
+            lr_max=lr_max or high,
             reference_steps=length,
             noise_micro_batches=_noise_micro_batches(noise_micro_batches, gpus, ranks),
             target=target,
@@ -286,7 +286,7 @@ def _check(target: LrTarget, size: int, accumulation: int, gpus: int) -> SweepAt
     return SweepAt(
         batch=BatchSpec(size, 1, accumulation * gpus),
         runs=sweep_design.CHECK_RUNS,
-        iterations=sweep_design.design(target.steps).iterations,
+        iterations=sweep_design.iterations(target.steps),
         reference_steps=target.steps,
     )
 

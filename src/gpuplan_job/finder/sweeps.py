@@ -18,6 +18,7 @@ from gpuplan_job import noise, runtime
 from gpuplan_job.climb import Climb, Subject
 from gpuplan_job.contract import UNDECIDED, BatchSweeps, LrResult, Measured, WorkloadSpec
 from gpuplan_job.decision import decide
+from gpuplan_job.finder.learner import optimizer_name
 from gpuplan_job.pace import Pace
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class Sweeps:
         return WorkloadSpec(
             model=type(self.learner.module).__name__,
             data=type(self.feed.loader).__name__,
-            optimizer="sgd" if isinstance(self.optimizer, torch.optim.SGD | torch.optim.ASGD) else "adamw",
+            optimizer=optimizer_name(self.optimizer),
             momentum=float(group.get("momentum", 0.0)),
             weight_decay=float(group.get("weight_decay", 0.0)),
             schedule="constant",

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
 
 MEASURED_DECADES = 6.0
-"""The rules' constants were measured on sweeps over 1e-5 .. 10."""
-MEASURED_RATIOS = (0.025, 2.5)
+"""The rules' constants were measured on sweeps over six decades."""
+MEASURED_RATIOS = (0.025, 1.0)
 """Sweep lengths, as shares of the training, that the constants were measured over."""
 
 
@@ -39,13 +39,41 @@ class Sweep:
 
     @property
     def length_ratio(self) -> float:
-        """The ratio n / T, with n counted over six decades, held within the measured 0.025 .. 2.5.
+        """The ratio n / T, with n counted over six decades, held within the measured 0.025 .. 1.
 
         Outside that range nothing was measured: the nearest measured length is used rather than a power law carried on.
         """
         steps_over_six_decades = self.iterations * MEASURED_DECADES / self.decades
         low, high = MEASURED_RATIOS
         return min(max(steps_over_six_decades / self.reference_steps, low), high)
+
+
+@dataclass(frozen=True)
+class Law:
+    """From a landmark of the curve to an LR: landmark / divisor * (8 n / T)^exponent."""
+
+    divisor: float
+    exponent: float
+
+    def __call__(self, landmark: float, sweep: Sweep) -> float:
+        """Return the LR for a landmark read off a sweep."""
+        return float(landmark / self.divisor * (8 * sweep.length_ratio) ** self.exponent)
+
+
+@dataclass(frozen=True)
+class Laws:
+    """The two laws of a rule.
+
+    What SGD can stand in a short sweep is near what it can stand in a training. An optimizer that divides by the
+    gradient's size stands far more in a sweep, and the more so the shorter the sweep is.
+    """
+
+    sgd: Law
+    adaptive: Law
+
+    def __call__(self, landmark: float, sweep: Sweep) -> float:
+        """Return the LR by the law of the sweep's optimizer."""
+        return (self.sgd if sweep.optimizer == "sgd" else self.adaptive)(landmark, sweep)
 
 
 class Rule(Protocol):

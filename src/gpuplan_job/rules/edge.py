@@ -1,4 +1,4 @@
-"""Pick a fixed share of the LR at which the loss leaves its valley, corrected for the sweep's length.
+"""Pick a share of the LR at which the loss leaves its valley, corrected for the sweep's length.
 
 Loaded by name through `gpuplan_job.rules`.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpuplan_job.rules.base import Law, Laws
+
 if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Sweep
 
+LAWS = Laws(sgd=Law(5.0, 0.1), adaptive=Law(28.0, 1.0))
+"""Fitted by benchmarks/lr_regret.py on trainings at swept LRs."""
+
 
 def pick(curve: SmoothedCurve, sweep: Sweep) -> float:
-    """Return edge / 11 * (8 n / T)^0.35; the constants were fitted on trainings at swept LRs."""
-    return float(curve.edge / 11 * (8 * sweep.length_ratio) ** 0.35)
+    """Return a share of the edge."""
+    return LAWS(curve.edge, sweep)

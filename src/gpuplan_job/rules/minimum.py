@@ -1,4 +1,4 @@
-"""Pick a fixed share of the LR at which the loss is lowest, corrected for the sweep's length.
+"""Pick a share of the LR at which the loss is lowest, corrected for the sweep's length.
 
 Loaded by name through `gpuplan_job.rules`. The classic "minimum / 10" is this rule at one sweep length.
 """
@@ -7,11 +7,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpuplan_job.rules.base import Law, Laws
+
 if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Sweep
 
+LAWS = Laws(sgd=Law(1.4, 0.1), adaptive=Law(4.2, 1.0))
+"""Fitted by benchmarks/lr_regret.py on trainings at swept LRs."""
+
 
 def pick(curve: SmoothedCurve, sweep: Sweep) -> float:
-    """Return LR_at_minimum / 4 * (8 n / T)^0.65; the constants were fitted on trainings at swept LRs."""
-    return float(curve.lr_at_minimum / 4 * (8 * sweep.length_ratio) ** 0.65)
+    """Return a share of the LR at the minimum."""
+    return LAWS(curve.lr_at_minimum, sweep)

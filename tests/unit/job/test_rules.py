@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from importlib import import_module
+
 import pytest
 
 from gpuplan_job import rules
 from gpuplan_job.curve import SmoothedCurve
-from gpuplan_job.rules.base import Sweep
+from gpuplan_job.rules import valley
+from gpuplan_job.rules.base import Law, Laws, Sweep
 
 CURVE = SmoothedCurve(
     learning_rates=(1e-3, 1e-2, 1e-1, 1.0),
@@ -21,27 +26,50 @@ CURVE = SmoothedCurve(
 )
 
 
-def swept(iterations: int, reference_steps: int, decades: float = 6.0) -> Sweep:
-    return Sweep(iterations, decades, reference_steps, "sgd")
+def swept(iterations: int, reference_steps: int, decades: float = 6.0, optimizer: str = "sgd") -> Sweep:
+    return Sweep(iterations, decades, reference_steps, optimizer)
 
 
-def test_at_an_eighth_of_the_training_the_rules_are_their_plain_divisors() -> None:
-    sweep = swept(100, 800)
-    assert rules.load("edge").pick(CURVE, sweep) == pytest.approx(0.4 / 11)
-    assert rules.load("minimum").pick(CURVE, sweep) == pytest.approx(0.1 / 4)
+LAWS = Laws(sgd=Law(2.0, 0.5), adaptive=Law(8.0, 1.0))
 
 
-def test_a_sweep_as_long_as_the_training_corrects_by_the_eighth_power_law() -> None:
-    sweep = swept(100, 100)
-    assert rules.load("edge").pick(CURVE, sweep) == pytest.approx(0.4 / 11 * 8**0.35)
-    assert rules.load("minimum").pick(CURVE, sweep) == pytest.approx(0.1 / 4 * 8**0.65)
+def test_at_an_eighth_of_the_training_a_law_is_its_plain_divisor() -> None:
+    assert LAWS(0.4, swept(100, 800)) == pytest.approx(0.4 / 2)
+    assert LAWS(0.4, swept(100, 800, optimizer="adamw")) == pytest.approx(0.4 / 8)
+
+
+def test_a_sweep_as_long_as_the_training_corrects_by_the_power_of_its_optimizer() -> None:
+    assert LAWS(0.4, swept(100, 100)) == pytest.approx(0.4 / 2 * 8**0.5)
+    assert LAWS(0.4, swept(100, 100, optimizer="adamw")) == pytest.approx(0.4)
+
+
+def test_an_optimizer_that_is_not_sgd_counts_as_adaptive() -> None:
+    assert LAWS(0.4, swept(100, 800, optimizer="lamb")) == LAWS(0.4, swept(100, 800, optimizer="adamw"))
+
+
+@pytest.mark.parametrize(
+    ("rule", "landmark"),
+    [("edge", 0.4), ("minimum", 0.1), ("normalised", math.sqrt(0.4 * 0.1)), ("steepest", 10**-2.5), ("valley", 1e-2)],
+)
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_each_rule_applies_its_law_to_its_landmark(rule: str, landmark: float, optimizer: str) -> None:
+    sweep = swept(100, 1000, optimizer=optimizer)
+    laws: Laws = import_module(f"gpuplan_job.rules.{rule}").LAWS
+    assert rules.load(rule).pick(CURVE, sweep) == pytest.approx(min(laws(landmark, sweep), 0.4))
+
+
+def test_the_valley_is_the_longest_fall_even_where_single_losses_rise_within_it() -> None:
+    losses = (2.0, 2.1, 1.9, 2.0, 1.5, 1.6, 1.0, 3.0)
+    rates = tuple(10.0**power for power in range(-8, 0))
+    curve = replace(CURVE, learning_rates=rates, losses=losses, minimum_index=6)
+    assert valley.landmark(curve) == rates[3]
 
 
 def test_the_length_counts_steps_over_six_decades() -> None:
     assert swept(50, 1000, decades=3.0).length_ratio == swept(100, 1000).length_ratio
 
 
-@pytest.mark.parametrize(("iterations", "reference_steps", "ratio"), [(100, 10**7, 0.025), (1000, 10, 2.5)])
+@pytest.mark.parametrize(("iterations", "reference_steps", "ratio"), [(100, 10**7, 0.025), (1000, 10, 1.0)])
 def test_lengths_outside_the_measured_range_count_as_its_end(
     iterations: int, reference_steps: int, ratio: float
 ) -> None:
@@ -56,4 +84,4 @@ def test_a_sweep_without_length_is_refused(iterations: int, reference_steps: int
 
 def test_an_unknown_rule_names_those_there_are() -> None:
     with pytest.raises(LookupError, match="edge"):
-        rules.load("steepest")
+        rules.load("lowest")

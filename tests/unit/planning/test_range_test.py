@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpuplan.core.errors import UsageError
+from gpuplan_job import sweep_design
 from gpuplan_job.contract import BatchSpec
 from gpuplan_job.sampling import EpochLayout
-from gpuplan_job.sweep_design import CHECK_RUNS, design
 
 if TYPE_CHECKING:
     from conftest import MakePlan
@@ -39,9 +39,9 @@ def test_sweeps_are_designed_for_the_training_on_one_gpu(make_plan: MakePlan) ->
     for epochs in (7, 70, 1):
         spec = sweep(make_plan(FOUR_GPUS | {"workload.epochs": epochs}))
         steps = epochs * EpochLayout(SAMPLES, 64, 1, 1).steps
-        made = design(steps)
         assert spec.reference_steps == steps
-        assert (spec.iterations, spec.lr_min, spec.lr_max) == (made.iterations, made.lr_min, made.lr_max)
+        assert spec.iterations == sweep_design.iterations(steps)
+        assert (spec.lr_min, spec.lr_max) == sweep_design.lr_range("sgd", 0.9)
 
 
 def test_what_the_user_says_of_a_sweep_goes_over_its_design(make_plan: MakePlan) -> None:
@@ -105,8 +105,8 @@ def test_a_check_accumulates_the_trainings_own_global_batch_on_one_gpu(
     assert check.batch == BatchSpec(per_gpu=64, world_size=1, accumulation=8)
     assert check.batch.global_batch == plan.batch.train.global_batch
     assert check.reference_steps == sweep(plan).target.steps
-    assert check.runs == CHECK_RUNS
-    assert check.iterations == design(check.reference_steps).iterations
+    assert check.runs == sweep_design.CHECK_RUNS
+    assert check.iterations == sweep_design.iterations(check.reference_steps)
     assert plan.lr.check is True
 
 

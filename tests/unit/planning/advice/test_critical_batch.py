@@ -43,11 +43,11 @@ def option(gpus: int, per_gpu: int = 64, usd: str = "1", **more: object) -> GpuO
     return GpuOption.model_validate(known | more)
 
 
-def found(noise: float, per_gpu: int = 64, gpus: int = 4, **more: object) -> CriticalBatch:
+def found(noise: float, per_gpu: int = 64, gpus: int = 4, usd: str = "1", **more: object) -> CriticalBatch:
     """Return the advice for a training planned on `gpus` GPUs."""
     steps = STEPS // gpus
     reference = Reference(batch=per_gpu * gpus, steps=steps, examples=steps * per_gpu * gpus)
-    return critical_batch(noise, [option(count, per_gpu, **more) for count in COUNTS], reference)
+    return critical_batch(noise, [option(count, per_gpu, usd, **more) for count in COUNTS], reference)
 
 
 @given(NOISE, PER_GPU, st.sampled_from(COUNTS))
