@@ -32,6 +32,7 @@ IMAGENET: dict[str, object] = {
     "workload.model": "resnet50",
     "workload.data": "imagenet",
     "workload.epochs": 90,
+    "lr.iterations": 60,  # how long a range test is by itself is not what is looked at here
 }
 NO_TIME = Unknown(unknown="the model")
 

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 G5: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
 SPOT: dict[str, object] = G5 | {"launch.spot": True}
-IMAGES: dict[str, object] = G5 | {"workload.model": "resnet50", "workload.data": "imagenet"}
+IMAGES: dict[str, object] = G5 | {
+    "workload.model": "resnet50",
+    "workload.data": "imagenet",
+    "lr.iterations": 60,  # how long a range test is by itself is not what is looked at here
+}
 
 
 def inputs(values: dict[str, object]) -> PlanInputs:
