@@ -9,6 +9,7 @@ Needs the `local` extra.
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -35,8 +36,9 @@ RATES = {"sgd": 0.02, "adamw": 1e-3}
 STEPS = 60
 """Of either training, with its schedule over all of them; more than one epoch on 2 GPUs and on 4."""
 SEED = 3
-TOLERANCE = 1e-3
-"""Relative. The two add the same numbers in another order, and a training carries the rounding on."""
+TOLERANCE = 1e-4
+"""Relative. The two add the same numbers in another order: weights end apart by 1e-8, and losses often to the same bits.
+The losses on 2 and on 4 GPUs must lie further apart than this, or the comparison could not tell one from the other."""
 
 
 def real_loss(task: Task, gpus: int) -> float:
@@ -87,18 +89,21 @@ def _train(rank: int, gpus: int, port: int, task: Task, file: str) -> None:
 def main() -> int:
     """Compare, print, and return the exit code."""
     torch.set_num_threads(1)
-    worst = 0.0
+    worst, nearest = 0.0, math.inf
     print(f"{'task':24} {'GPUs':>4} {'DDP':>12} {'emulated':>12} {'difference':>11}")
     for task in TASKS:
+        losses = []
         for gpus in GPUS:
             real = real_loss(task, gpus)
             emulated = final_loss(task, RATES[task.optimizer], gpus, SEED, STEPS)
             difference = abs(emulated / real - 1)
             worst = max(worst, difference)
+            losses.append(real)
             print(f"{task.name:24} {gpus:4} {real:12.6f} {emulated:12.6f} {difference:11.1e}", flush=True)
-    print(f"\nLargest relative difference {worst:.1e}, at most {TOLERANCE:g} is allowed.")
-    if not worst <= TOLERANCE:
-        print("error: the emulation is not what DDP computes", file=sys.stderr)
+        nearest = min(nearest, abs(losses[1] / losses[0] - 1))
+    print(f"\nLargest relative difference {worst:.1e}, allowed {TOLERANCE:g}; 2 and 4 GPUs differ by {nearest:.1e}.")
+    if not worst <= TOLERANCE < nearest:
+        print("error: the emulation is not what DDP computes, or the trainings cannot tell", file=sys.stderr)
         return 1
     return 0
 
