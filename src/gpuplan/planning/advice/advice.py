@@ -287,10 +287,8 @@ def _finetuning(question: Question, chosen: Chosen) -> FineTuning:
 
 def _sources(question: Question, *, large: bool, few: bool) -> list[Source]:
     """Return the publications that bear on this change, the rules' own first."""
-    found = [cited.GOYAL, cited.HOFFER, cited.MCCANDLISH, cited.SMITH]
-    if question.optimizer == "adamw":
-        found.append(cited.MALLADI)
-    found.append(cited.WANG)
+    adaptive = [cited.MALLADI] if question.optimizer == "adamw" else []
+    found = [cited.GOYAL, cited.HOFFER, cited.MCCANDLISH, cited.SMITH, *adaptive, cited.WANG]
     if question.to_batch > question.from_batch:
         found += [cited.KESKAR, cited.SZEGEDY]
     if large:
