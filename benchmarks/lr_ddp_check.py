@@ -37,7 +37,7 @@ STEPS = 60
 """Of either training, with its schedule over all of them; more than one epoch on 2 GPUs and on 4."""
 SEED = 3
 TOLERANCE = 1e-4
-"""Relative. The two add the same numbers in another order: weights end apart by 1e-8, losses often in the same bits. The
+"""Relative. The two add the same numbers in another order: weights end apart by 1e-8, losses often to the bit. The
 losses on 2 and on 4 GPUs must lie further apart than this, or the comparison could not tell one from the other."""
 
 
