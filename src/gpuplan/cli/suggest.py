@@ -25,6 +25,7 @@ from gpuplan_job.decision import decide
 
 if TYPE_CHECKING:
     from gpuplan.planning.advice.critical_batch import CriticalBatch
+    from gpuplan.planning.plan import LaunchPlan
 
 
 def command(
@@ -78,7 +79,7 @@ def command(
         show(
             [
                 Line(f"gpuplan suggest {run_id} · rule {rule}"),
-                Facts((*decision_facts(decisions[0]), *_use(decisions[0]))),
+                Facts((*decision_facts(decisions[0]), *_use(decisions[0], record.plan))),
             ],
             console(),
         )
@@ -130,10 +131,14 @@ def _by_policy(decisions: list[Decision]) -> Table:
     return Table(("rule", *names, ""), rows)
 
 
-def _use(decision: Decision) -> list[tuple[str, str]]:
+def _use(decision: Decision, plan: LaunchPlan) -> list[tuple[str, str]]:
+    """Return how to train with the learning rate; one that is given warms up only if that is asked for."""
     if decision.training_learning_rate is None:
         return [("next", decision.fix)]
-    return [("use", f"launch again with the same options and --lr {learning_rate(decision.training_learning_rate)}")]
+    warmup = plan.lr.warmup.for_lr(decision.multiplier) if plan.lr.warmup else None
+    more = f" --warmup-epochs {warmup.epochs:g}" if warmup and warmup.steps and not warmup.asked else ""
+    rate = learning_rate(decision.training_learning_rate)
+    return [("use", f"launch again with the same options and --lr {rate}{more}")]
 
 
 def _lr(value: float | None) -> str:

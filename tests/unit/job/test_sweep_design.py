@@ -27,8 +27,8 @@ def test_without_momentum_sgd_is_tried_up_to_ten_times_the_learning_rate() -> No
     assert (lr_range("sgd", 0.9)[1], lr_range("sgd", 0.0)[1]) == (10.0, 100.0)
 
 
-def test_an_adaptive_optimizer_is_tried_up_to_one_whatever_its_momentum() -> None:
-    assert lr_range("adamw", 0.9) == lr_range("adamw", 0.0) == (1e-6, 1.0)
+def test_an_adaptive_optimizer_is_tried_up_to_ten_whatever_its_momentum() -> None:
+    assert lr_range("adamw", 0.9) == lr_range("adamw", 0.0) == (1e-5, 10.0)
 
 
 @given(OPTIMIZERS, st.floats(0, 0.999))

@@ -21,8 +21,8 @@ def asked(from_batch: int = 64, to_batch: int = 256, **more: object) -> Advice:
 
 
 def parts(advice: Advice) -> tuple[Table, dict[str, str]]:
-    """Return the table, and the facts by label, those of one label as one text."""
-    line, table, facts = advise_text(advice)
+    """Return the table of rules, and the facts by label, those of one label as one text."""
+    line, table, *_, facts = advise_text(advice)
     assert isinstance(line, Line)
     assert isinstance(table, Table)
     assert isinstance(facts, Facts)
@@ -59,6 +59,16 @@ def test_the_disagreement_of_the_sources_is_told_where_the_batch_changes() -> No
 @pytest.mark.parametrize(("noise", "says"), [(10_000.0, "above both"), (100.0, "between"), (3.0, "below both batches")])
 def test_a_noise_scale_is_set_against_the_batches(noise: float, says: str) -> None:
     assert says in parts(asked(noise_scale=noise))[1]["noise scale"]
+
+
+def test_a_noise_scale_tells_what_more_gpus_take_and_without_one_there_is_no_such_table() -> None:
+    table, facts = advise_text(asked(noise_scale=784.0))[2:4]
+    assert isinstance(table, Table)
+    assert table.columns == ("GPUs", "global batch", "steps", "examples")
+    assert [row[:2] for row in table.rows] == [("1 *", "64"), ("2", "128"), ("4", "256"), ("8", "512")]
+    assert isinstance(facts, Facts)
+    assert "more GPUs" in dict(facts.items)
+    assert len(advise_text(asked())) == 3
 
 
 def test_a_warm_up_says_that_the_default_schedule_brings_one() -> None:
