@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gpuplan_job.contract import Curve
     from lr.truth import Unit
 
-DEFAULT_RULE, DEFAULT_POLICY = "normalised", "noise-scale"
+DEFAULT_RULE, DEFAULT_POLICY = "normalised", "sqrt"
 FINDERS = 3
 """Independent range tests a task; peers get as many."""
 _APART = 1000
@@ -48,9 +48,11 @@ class Found:
 
     task: Task
     finders: list[LrResult]
-    """Range tests as the job makes them; a check by accumulation for each of `CHECKED_GPUS` is in `checks`."""
-    checks: list[dict[int, BatchSweeps]]
-    longer: list[LrResult]
+    """Range tests as the job makes them."""
+    checks: dict[int, BatchSweeps]
+    """For the first of them, a check by accumulation for each of `CHECKED_GPUS`."""
+    longer: LrResult
+    """The first of them again, `LONGER` times as long."""
     trained: dict[int, float]
     """Final loss, mean over the truth's seeds, of a training on so many GPUs at the LR that gpuplan decides."""
     peers: dict[str, list[float | None]] = field(default_factory=dict)
@@ -88,8 +90,8 @@ def without_peers(task: Task) -> Found:
         task=task,
         finders=finders,
         trained={gpus: _trained(task, finders[0], gpus) for gpus in CHECKED_GPUS},
-        checks=[_checks(task, number) for number in range(FINDERS)],
-        longer=[_range_test(task, number, LONGER) for number in range(FINDERS)],
+        checks=_checks(task, 0),
+        longer=_range_test(task, 0, LONGER),
     )
 
 

@@ -12,20 +12,20 @@ from typing import TYPE_CHECKING
 from gpuplan_job import transfer
 from gpuplan_job.curve import smooth
 from gpuplan_job.decision import decide
+from gpuplan_job.rules.base import Law, Laws
 from gpuplan_job.suggestion import NoSuggestion, suggest
 from lr import peers, readings, truth
-from lr.fitting import LEAST_ITERATIONS, RULES, Constants, fit
+from lr.fitting import LEAST_ITERATIONS, RULES, fit, pick
 from lr.measured import CHECKED_GPUS, DEFAULT_POLICY, DEFAULT_RULE, LONGER, Found, target
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from gpuplan_job.contract import LrResult
-    from gpuplan_job.rules.base import Laws
     from lr.tasks import Task
 
-    Held = dict[tuple[str, str], Constants]
-    """Constants by rule and task."""
+    Held = dict[tuple[str, str], Law]
+    """Laws by rule and task."""
 
 _NEAR = 0.1
 _WORST = 10.0
@@ -83,7 +83,7 @@ def show(found: Sequence[Found]) -> int:
     """Print all tables; return 1 if a claim fails."""
     held_out = _constants([one.task for one in found])
     got: dict[str, float] = {}
-    print("## One GPU\n\nThree sweeps a range test; constants fitted without the task's data and network.\n")
+    print("## One GPU\n\nThree sweeps a range test; laws fitted without the task's data and network.\n")
     print(_HEAD.format("finder"))
     for row in _one_gpu(found, held_out, got):
         print(row.line())
@@ -114,9 +114,9 @@ def _constants(tasks: Sequence[Task]) -> Held:
     rows = _fitted_on(known)
     return {
         (rule, task.name): fit(
-            [one for one in rows if one.group != task.group and one.optimizer == task.optimizer], landmarks, known
+            [one for one in rows if one.group != task.group and one.optimizer == task.optimizer], rule, known
         )
-        for rule, landmarks in RULES.items()
+        for rule in RULES
         for task in tasks
     }
 
@@ -133,13 +133,13 @@ def _one_gpu_truth() -> dict[str, truth.Landscape]:
     }
 
 
-def _pick(one: Found, result: LrResult, constants: Constants, rule: str, runs: int) -> float | None:
+def _pick(one: Found, result: LrResult, law: Law, rule: str, runs: int) -> float | None:
     """Return what a rule with these constants makes of the first `runs` sweeps; None where the gate refuses them."""
     kept = replace(result, curves=result.curves[:runs], sweep=replace(result.sweep, runs=runs))
     if isinstance(suggest(kept, rule), NoSuggestion):
         return None
     reading = readings.reading(one.task, result.sweep.iterations, smooth(kept.curves))
-    return constants.pick(reading, RULES[rule])
+    return pick(law, reading, RULES[rule][0])
 
 
 def _regret(one: Found, gpus: int, learning_rate: float) -> float:
@@ -181,28 +181,28 @@ def _many_gpus(found: Sequence[Found], held_out: Held, gpus: int, got: dict[str,
     for policy in transfer.names():
         if policy == "accumulate" and gpus not in CHECKED_GPUS:
             continue
-        picks = []
-        for one in found:
-            constants = held_out[DEFAULT_RULE, one.task.name]
-            picks.append([_carried(one, number, constants, gpus, policy) for number in range(len(one.finders))])
+        tests = 1 if policy == "accumulate" else len(found[0].finders)
+        picks = [
+            [_carried(one, number, held_out[DEFAULT_RULE, one.task.name], gpus, policy) for number in range(tests)]
+            for one in found
+        ]
         row = _row(policy + (" (the default)" if policy == DEFAULT_POLICY else ""), found, picks, gpus)
         if policy == DEFAULT_POLICY:
             got |= {f"{gpus} GPUs: mean regret": row.mean, f"{gpus} GPUs: worst regret": row.worst}
         yield row
 
 
-def _carried(one: Found, number: int, constants: Constants, gpus: int, policy: str) -> float | None:
+def _carried(one: Found, number: int, law: Law, gpus: int, policy: str) -> float | None:
     """Return the training's learning rate by a policy, from the pick with held-out constants."""
     result = one.finders[number]
-    picked = _pick(one, result, constants, DEFAULT_RULE, len(result.curves))
-    check = one.checks[number].get(gpus)
+    picked = _pick(one, result, law, DEFAULT_RULE, len(result.curves))
+    check = one.checks.get(gpus) if number == 0 else None
     decision = decide(replace(result, check=check), target(one.task, gpus, DEFAULT_RULE, policy))
     if picked is None or decision.multiplier is None:
         return None
     if policy == "accumulate" and check is not None:
-        # The divisor cancels in the ratio, the exponent does not.
         at = readings.reading(one.task, check.at.iterations, smooth(check.curves))
-        return constants.pick(replace(at, reference_steps=check.at.reference_steps), RULES[DEFAULT_RULE])
+        return pick(law, replace(at, reference_steps=check.at.reference_steps), RULES[DEFAULT_RULE][0])
     return picked * decision.multiplier
 
 
@@ -224,15 +224,14 @@ def _print_drift(found: Sequence[Found], held_out: Held, got: dict[str, float]) 
     print("| rule | median factor | p90 | worst |\n|---|---|---|---|")
     for name, rule, fixed in (
         *((f"gpuplan {rule}", rule, None) for rule in RULES),
-        ("minimum / 10, not normalised", "minimum", Constants(10.0, 0.0)),
+        ("minimum / 10, not normalised", "minimum", Law(10.0, 0.0, 0.0)),
     ):
         factors = []
         for one in found:
-            constants = fixed or held_out[rule, one.task.name]
-            for short, long in zip(one.finders, one.longer, strict=True):
-                a, b = (_pick(one, result, constants, rule, 3) for result in (short, long))
-                if a and b:
-                    factors.append(max(a / b, b / a))
+            law = fixed or held_out[rule, one.task.name]
+            a, b = (_pick(one, result, law, rule, 3) for result in (one.finders[0], one.longer))
+            if a and b:
+                factors.append(max(a / b, b / a))
         row = Row(name, factors)
         if rule == DEFAULT_RULE:
             got["drift: median factor"] = statistics.median(factors)
@@ -243,12 +242,12 @@ def _print_constants() -> None:
     """Print the constants fitted on all tasks beside those that the rules hold."""
     known = _one_gpu_truth()
     rows = _fitted_on(known)
-    print("\n## Constants fitted on all tasks: divisor and exponent\n")
+    print("\n## Laws fitted on all tasks: divisor, power of the training's length\n")
     print("| rule | SGD | held by the rule | AdamW | held by the rule |\n|---|---|---|---|---|")
-    for rule, landmarks in RULES.items():
+    for rule in RULES:
         laws: Laws = import_module(f"gpuplan_job.rules.{rule}").LAWS
         cells = []
         for optimizer, law in (("sgd", laws.sgd), ("adamw", laws.adaptive)):
-            found = fit([one for one in rows if one.optimizer == optimizer], landmarks, known)
-            cells += [f"{found.divisor:.3g}, {found.exponent:.2f}", f"{law.divisor:.3g}, {law.exponent:.2f}"]
+            found = fit([one for one in rows if one.optimizer == optimizer], rule, known)
+            cells += [f"{one.divisor:.3g}, {one.training:.2f}" for one in (found, law)]
         print(f"| {rule} | {' | '.join(cells)} |")

@@ -16,7 +16,8 @@ _SHARE = 4
 LEAST_ITERATIONS, MOST_ITERATIONS = 100, 300
 """Under 100 steps over six decades the edge of a curve moves with chance; more than 300 cost more than they tell."""
 _DECADES = 6
-_ADAPTIVE_MAX = 1.0
+_ADAPTIVE_MAX = 10.0
+"""A network with BatchNorm under AdamW still learned at 1."""
 _SGD_MAX = 100.0
 """Highest LR over (1 - momentum): what SGD's steps add up to is LR / (1 - momentum)."""
 

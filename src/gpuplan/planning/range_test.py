@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 NOISE_MICRO_BATCHES = 16
 """Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
-POLICIES = {"epochs": "noise-scale", "steps": "none"}
+POLICIES = {"epochs": "sqrt", "steps": "none"}
 """The transfer policy by what the training fixes, where the user names none."""
 ACCUMULATE = "accumulate"
 """The policy that goes by the sweeps at the training's own batch, and so needs them."""

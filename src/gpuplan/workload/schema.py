@@ -160,7 +160,7 @@ class Lr(Section):
     rule: Annotated[str, Flag("--lr-rule")] = "normalised"
     """Rule that reads the range test's curve."""
     transfer: Annotated[str | None, Flag("--lr-transfer")] = Field(default=None, examples=["noise-scale"])
-    """Policy that carries the learning rate from one GPU to all; by default noise-scale, with --fixed steps none."""
+    """Policy that carries the learning rate from one GPU to all; by default sqrt, with --fixed steps none."""
     fixed: Literal["epochs", "steps"] = "epochs"
     """What of the training stays when more GPUs make its batch larger: its epochs, or its optimizer steps."""
     check: Annotated[bool, Flag("--lr-check")] = False
@@ -170,7 +170,7 @@ class Lr(Section):
     runs: int = Field(default=3, ge=1, le=20)
     """Sweeps of the range test; their average is judged."""
     iterations: Annotated[int | None, Flag("--lr-iterations")] = Field(default=None, ge=30, le=10_000, examples=[100])
-    """Optimizer steps of one sweep; by default an eighth of the training on one GPU, from 60 to 200."""
+    """Optimizer steps of one sweep; by default a quarter of the training on one GPU, from 100 to 300."""
     lr_min: float | None = Field(default=None, gt=0, examples=[1e-5])
     """Learning rate at which a sweep starts; by default 1e-5."""
     lr_max: float | None = Field(default=None, gt=0, le=1000, examples=[10.0])

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from gpuplan_job.contract import Precision, Progress
 
 _NOISE_MICRO_BATCHES = 16
-_POLICIES = {"epochs": "noise-scale", "steps": "none"}
+_POLICIES = {"epochs": "sqrt", "steps": "none"}
 """The transfer policy by what the training fixes, as in a plan."""
 _PRECISIONS: dict[object, Precision] = {
     "fp32": "fp32", "32-true": "fp32", "32": "fp32", 32: "fp32",

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 MEASURED_DECADES = 6.0
 """The rules' constants were measured on sweeps over six decades."""
-MEASURED_RATIOS = (0.025, 1.0)
-"""Sweep lengths, as shares of the training, that the constants were measured over."""
+MEASURED_LENGTHS = (30.0, 2000.0)
+"""Steps of such a sweep."""
+MEASURED_TRAININGS = (300.0, 4000.0)
+"""Steps of the trainings whose best LR was measured."""
 
 
 @dataclass(frozen=True)
@@ -38,26 +40,33 @@ class Sweep:
             raise ValueError("iterations and reference_steps must be at least 1 and the LR range must rise")
 
     @property
-    def length_ratio(self) -> float:
-        """The ratio n / T, with n counted over six decades, held within the measured 0.025 .. 1.
+    def length(self) -> float:
+        """The length n, counted over six decades, held within what was measured: no power law is carried on."""
+        return _held(self.iterations * MEASURED_DECADES / self.decades, MEASURED_LENGTHS)
 
-        Outside that range nothing was measured: the nearest measured length is used rather than a power law carried on.
-        """
-        steps_over_six_decades = self.iterations * MEASURED_DECADES / self.decades
-        low, high = MEASURED_RATIOS
-        return min(max(steps_over_six_decades / self.reference_steps, low), high)
+    @property
+    def training(self) -> float:
+        """The training's length T, held likewise."""
+        return _held(self.reference_steps, MEASURED_TRAININGS)
 
 
 @dataclass(frozen=True)
 class Law:
-    """From a landmark of the curve to an LR: landmark / divisor * (8 n / T)^exponent."""
+    """From a landmark of the curve to an LR: landmark / divisor * (n / 100)^sweep * (1000 / T)^training.
+
+    The first power takes out what the landmark owes to the sweep's length: the LR by which a loss has come down falls
+    as 1 / n, because what has to add up to the same sum are the LRs of all steps; the edge does not move. The second is
+    what a longer training asks for.
+    """
 
     divisor: float
-    exponent: float
+    sweep: float
+    training: float
 
     def __call__(self, landmark: float, sweep: Sweep) -> float:
         """Return the LR for a landmark read off a sweep."""
-        return float(landmark / self.divisor * (8 * sweep.length_ratio) ** self.exponent)
+        by_length = (sweep.length / 100) ** self.sweep * (1000 / sweep.training) ** self.training
+        return float(landmark / self.divisor * by_length)
 
 
 @dataclass(frozen=True)
@@ -65,7 +74,7 @@ class Laws:
     """The two laws of a rule.
 
     What SGD can stand in a short sweep is near what it can stand in a training. An optimizer that divides by the
-    gradient's size stands far more in a sweep, and the more so the shorter the sweep is.
+    gradient's size stands far more in a sweep, and the more so the longer the training is.
     """
 
     sgd: Law
@@ -74,6 +83,10 @@ class Laws:
     def __call__(self, landmark: float, sweep: Sweep) -> float:
         """Return the LR by the law of the sweep's optimizer."""
         return (self.sgd if sweep.optimizer == "sgd" else self.adaptive)(landmark, sweep)
+
+
+def _held(value: float, bounds: tuple[float, float]) -> float:
+    return min(max(value, bounds[0]), bounds[1])
 
 
 class Rule(Protocol):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Sweep
 
-LAWS = Laws(sgd=Law(5.0, 0.1), adaptive=Law(28.0, 1.0))
+LAWS = Laws(sgd=Law(4.7, 0.0, 0.1), adaptive=Law(22.0, 0.0, 1.0))
 """Fitted by benchmarks/lr_regret.py on trainings at swept LRs."""
 
 

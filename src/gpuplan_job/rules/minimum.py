@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Sweep
 
-LAWS = Laws(sgd=Law(1.4, 0.1), adaptive=Law(4.2, 1.0))
+LAWS = Laws(sgd=Law(1.8, 0.5, 0.2), adaptive=Law(4.5, 0.5, 1.0))
 """Fitted by benchmarks/lr_regret.py on trainings at swept LRs."""
 
 

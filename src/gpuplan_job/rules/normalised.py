@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Sweep
 
-LAWS = Laws(sgd=Law(1.9, 0.15), adaptive=Law(5.6, 1.0))
+LAWS = Laws(sgd=Law(2.1, 0.5, 0.1), adaptive=Law(5.3, 0.5, 1.0))
 """Fitted by benchmarks/lr_regret.py on trainings at swept LRs."""
 
 

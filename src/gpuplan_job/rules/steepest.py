@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Sweep
 
-LAWS = Laws(sgd=Law(0.63, 0.4), adaptive=Law(0.8, 1.0))
+LAWS = Laws(sgd=Law(0.75, 1.0, 0.1), adaptive=Law(1.06, 1.0, 1.0))
 """Fitted by benchmarks/lr_regret.py on trainings at swept LRs."""
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Sweep
 
-LAWS = Laws(sgd=Law(0.032, 0.45), adaptive=Law(0.053, 1.0))
+LAWS = Laws(sgd=Law(0.06, 1.0, 0.8), adaptive=Law(0.19, 1.0, 1.0))
 """Fitted by benchmarks/lr_regret.py on trainings at swept LRs."""
 
 

@@ -31,10 +31,10 @@ def swept(*batches: int) -> LrResult:
         iterations=60,
         lr_min=1e-5,
         lr_max=10.0,
-        reference_steps=138,
+        reference_steps=1380,
         noise_micro_batches=16,
-        target=LrTarget("edge", "noise-scale", 256, 35),
-        compare=[SweepAt(BatchSpec(batch, 1, 1), 3, 60, 138 * 64 // batch) for batch in batches],
+        target=LrTarget("edge", "noise-scale", 256, 350),
+        compare=[SweepAt(BatchSpec(batch, 1, 1), 3, 60, 1380 * 64 // batch) for batch in batches],
     )
     job = JobInput("digits-1", "lr-find", 1, "0" * 64, WORKLOAD, BatchSpec(64, 1, 1), "cpu", sweep=sweep)
     return LrResult.from_json(synthetic_results(job)[LR_RESULT_FILE])

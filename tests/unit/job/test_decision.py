@@ -232,11 +232,11 @@ def test_a_noise_scale_beyond_all_numbers_is_no_signal_and_no_crash() -> None:
     assert decide(LrResult.from_json(result.to_json())).noise_scale is None
 
 
-def test_the_optimizer_of_the_sweep_decides_how_it_carries_over() -> None:
+def test_the_optimizer_of_the_sweep_decides_what_the_curve_means() -> None:
     sgd, adamw = (decide(healthy(optimizer)) for optimizer in OPTIMIZERS)
-    assert sgd.multiplier is not None
-    assert adamw.multiplier is not None
-    assert sgd.multiplier > adamw.multiplier > 1
+    assert sgd.learning_rate is not None
+    assert adamw.learning_rate is not None
+    assert sgd.learning_rate > adamw.learning_rate
 
 
 def test_a_rule_or_a_policy_nobody_has_heard_of_is_a_lookup_error() -> None:

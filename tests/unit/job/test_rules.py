@@ -30,26 +30,26 @@ def swept(iterations: int, reference_steps: int, decades: float = 6.0, optimizer
     return Sweep(iterations, decades, reference_steps, optimizer)
 
 
-LAWS = Laws(sgd=Law(2.0, 0.5), adaptive=Law(8.0, 1.0))
+LAWS = Laws(sgd=Law(2.0, 0.5, 0.1), adaptive=Law(8.0, 0.0, 1.0))
 
 
-def test_at_an_eighth_of_the_training_a_law_is_its_plain_divisor() -> None:
-    assert LAWS(0.4, swept(100, 800)) == pytest.approx(0.4 / 2)
-    assert LAWS(0.4, swept(100, 800, optimizer="adamw")) == pytest.approx(0.4 / 8)
+def test_a_hundred_steps_for_a_training_of_a_thousand_are_the_plain_divisor() -> None:
+    assert LAWS(0.4, swept(100, 1000)) == pytest.approx(0.4 / 2)
+    assert LAWS(0.4, swept(100, 1000, optimizer="adamw")) == pytest.approx(0.4 / 8)
 
 
-def test_a_sweep_as_long_as_the_training_corrects_by_the_power_of_its_optimizer() -> None:
-    assert LAWS(0.4, swept(100, 100)) == pytest.approx(0.4 / 2 * 8**0.5)
-    assert LAWS(0.4, swept(100, 100, optimizer="adamw")) == pytest.approx(0.4)
+def test_a_longer_sweep_and_a_longer_training_correct_by_their_powers() -> None:
+    assert LAWS(0.4, swept(400, 1000)) == pytest.approx(0.4)
+    assert LAWS(0.4, swept(100, 4000, optimizer="adamw")) == pytest.approx(0.4 / 32)
 
 
 def test_an_optimizer_that_is_not_sgd_counts_as_adaptive() -> None:
-    assert LAWS(0.4, swept(100, 800, optimizer="lamb")) == LAWS(0.4, swept(100, 800, optimizer="adamw"))
+    assert LAWS(0.4, swept(100, 1000, optimizer="lamb")) == pytest.approx(0.4 / 8)
 
 
 @pytest.mark.parametrize(
     ("rule", "landmark"),
-    [("edge", 0.4), ("minimum", 0.1), ("normalised", math.sqrt(0.4 * 0.1)), ("steepest", 10**-2.5), ("valley", 1e-2)],
+    [("edge", 0.4), ("minimum", 0.1), ("normalised", math.sqrt(0.4 * 1e-1)), ("steepest", 10**-2.5), ("valley", 1e-2)],
 )
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_each_rule_applies_its_law_to_its_landmark(rule: str, landmark: float, optimizer: str) -> None:
@@ -66,14 +66,18 @@ def test_the_valley_is_the_longest_fall_even_where_single_losses_rise_within_it(
 
 
 def test_the_length_counts_steps_over_six_decades() -> None:
-    assert swept(50, 1000, decades=3.0).length_ratio == swept(100, 1000).length_ratio
+    assert swept(50, 1000, decades=3.0).length == swept(100, 1000).length == 100
 
 
-@pytest.mark.parametrize(("iterations", "reference_steps", "ratio"), [(100, 10**7, 0.025), (1000, 10, 1.0)])
+@pytest.mark.parametrize(
+    ("iterations", "reference_steps", "held"),
+    [(100, 10**7, (100, 4000)), (10**6, 1000, (2000, 1000)), (2, 3, (30, 300))],
+)
 def test_lengths_outside_the_measured_range_count_as_its_end(
-    iterations: int, reference_steps: int, ratio: float
+    iterations: int, reference_steps: int, held: tuple[float, float]
 ) -> None:
-    assert swept(iterations, reference_steps).length_ratio == ratio
+    sweep = swept(iterations, reference_steps)
+    assert (sweep.length, sweep.training) == held
 
 
 @pytest.mark.parametrize(("iterations", "reference_steps", "decades"), [(0, 1, 1.0), (1, 0, 1.0), (1, 1, 0.0)])

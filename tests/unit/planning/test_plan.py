@@ -70,6 +70,7 @@ OTHERWISE: dict[str, object] = {
     "lr.check": True,
     "lr.compare_batches": (32, 128),
     "lr.carry_to_gpus": 8,
+    "lr.warmup_epochs": 2.0,
 }
 BESIDE: dict[str, dict[str, object]] = {"lr.carry_to_gpus": {"launch.pipeline": "lr"}}
 """What a setting needs beside it."""

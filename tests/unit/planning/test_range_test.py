@@ -67,7 +67,7 @@ def test_the_target_is_the_training_on_all_gpus(make_plan: MakePlan) -> None:
 @pytest.mark.parametrize(
     ("given", "policy"),
     [
-        ({}, "noise-scale"),
+        ({}, "sqrt"),
         ({"lr.fixed": "steps"}, "none"),
         ({"lr.fixed": "steps", "lr.transfer": "sqrt"}, "sqrt"),
         ({"lr.transfer": "linear"}, "linear"),

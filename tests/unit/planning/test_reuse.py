@@ -43,7 +43,7 @@ DIFFERENT: dict[str, tuple[object, str, str, str]] = {
     "workload.per_gpu_batch": (32, "batch per GPU x accumulated", "64 x 1", "32 x 1"),
     "workload.epochs": (6, "T, optimizer steps on one GPU", "213", "426"),
     "lr.fixed": ("steps", "T, optimizer steps on one GPU", "213", "54"),
-    "lr.iterations": (100, "--lr-iterations", "60", "100"),
+    "lr.iterations": (120, "--lr-iterations", "100", "120"),
     "lr.lr_min": (1e-6, "--lr-min", "1e-05", "1e-06"),
     "lr.lr_max": (3.0, "--lr-max", "10.0", "3.0"),
     "lr.runs": (5, "--runs", "3", "5"),
@@ -160,7 +160,7 @@ def test_curves_that_give_no_learning_rate_give_none_here_either() -> None:
     def flat(result: LrResult) -> LrResult:
         return replace(result, curves=[replace(c, losses=[2.3] * len(c.losses)) for c in result.curves])
 
-    with pytest.raises(NoResultError, match="gives no learning rate by rule edge: flat") as caught:
+    with pytest.raises(NoResultError, match="gives no learning rate by rule normalised: flat") as caught:
         planned({}, stored(flat))
     assert caught.value.why
 
