@@ -87,6 +87,8 @@ def show(found: Sequence[Found]) -> int:
     print(_HEAD.format("finder"))
     for row in _one_gpu(found, held_out, got):
         print(row.line())
+    run = [len(curve.losses) / one.sweep.iterations for task in found for one in task.finders for curve in one.curves]
+    print(f"\nSweeps ended after {statistics.fmean(run):.0%} of their steps on average: the rest was not paid for.")
     print("\n## To N GPUs, fixed epochs\n\nThe range test's learning rate, carried over by each policy.\n")
     for gpus in (2, *CHECKED_GPUS):
         known = [one for one in found if (one.task.name, gpus, "epochs") in truth.landscapes()]
@@ -96,6 +98,7 @@ def show(found: Sequence[Found]) -> int:
         for row in _many_gpus(known, held_out, gpus, got):
             print(row.line())
         print()
+    _print_fixed_steps(found, held_out)
     _print_trained(found)
     _print_drift(found, held_out, got)
     _print_constants()
@@ -142,8 +145,8 @@ def _pick(one: Found, result: LrResult, law: Law, rule: str, runs: int) -> float
     return pick(law, reading, RULES[rule][0])
 
 
-def _regret(one: Found, gpus: int, learning_rate: float) -> float:
-    return min(truth.landscapes()[one.task.name, gpus, "epochs"].regret(learning_rate), _WORST)
+def _regret(one: Found, gpus: int, learning_rate: float, fixed: str = "epochs") -> float:
+    return min(truth.landscapes()[one.task.name, gpus, fixed].regret(learning_rate), _WORST)
 
 
 def _row(name: str, found: Sequence[Found], picks: Sequence[Sequence[float | None]], gpus: int = 1) -> Row:
@@ -204,6 +207,24 @@ def _carried(one: Found, number: int, law: Law, gpus: int, policy: str) -> float
         at = readings.reading(one.task, check.at.iterations, smooth(check.curves))
         return pick(law, replace(at, reference_steps=check.at.reference_steps), RULES[DEFAULT_RULE][0])
     return picked * decision.multiplier
+
+
+def _print_fixed_steps(found: Sequence[Found], held_out: Held) -> None:
+    """Print each policy's regret where four GPUs take as many steps as one, and so four times the epochs."""
+    known = [one for one in found if (one.task.name, 4, "steps") in truth.landscapes()]
+    if not known:
+        return
+    print(_HEAD.format(f"4 GPUs, fixed steps, {len(known)} tasks"))
+    for policy in transfer.names():
+        if policy == "accumulate":
+            continue
+        regrets = []
+        for one in known:
+            for number in range(len(one.finders)):
+                rate = _carried(one, number, held_out[DEFAULT_RULE, one.task.name], 4, policy)
+                regrets += [] if rate is None else [_regret(one, 4, rate, "steps")]
+        print(Row(policy + (" (the default)" if policy == "none" else ""), regrets).line())
+    print()
 
 
 def _print_trained(found: Sequence[Found]) -> None:
