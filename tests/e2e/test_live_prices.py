@@ -26,8 +26,8 @@ def priced(scripted: Client) -> Client:
     return scripted
 
 
-ASKED = (14, 7)
-"""Of g5.12xlarge and six single-GPU instances that may run lr-find: EC2's and SageMaker's price, and spot."""
+ASKED = (16, 8)
+"""Of g5.12xlarge, g5.48xlarge and six single-GPU instances that may run lr-find: EC2's and SageMaker's price, and spot."""
 
 
 def lookups(aws: Emulator) -> tuple[int, int]:

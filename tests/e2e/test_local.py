@@ -94,16 +94,16 @@ def test_launch_finds_an_lr_and_trains_on_two_processes(tmp_path: Path) -> None:
     assert run["batch"]["train"]["per_gpu"] == run["batch"]["lr_find"]["per_gpu"]
     assert run["lr"]["suggestion"]["verdict"] == "ok"
     assert run["lr"]["training_learning_rate"] == pytest.approx(
-        run["lr"]["suggestion"]["learning_rate"] * run["lr"]["multiplier"]
+        run["lr"]["suggestion"]["learning_rate"] * run["lr"]["multiplier"], rel=1e-3
     )
     assert run["train"]["world_size"] == 2
     assert run["train"]["metrics"]["best_val_accuracy"] > 0.5
     assert Path(run["train"]["checkpoint"]).is_file()
-    assert Path(run["lr"]["curve"]).read_text(encoding="utf-8").startswith("<svg")
+    assert Path(run["lr"]["curve"]).read_text(encoding="utf-8").count("<svg") == 1
     assert [step["cost_usd"] for step in run["steps"]] == ["0.0000", "0.0000"]
     assert job_processes(tmp_path) == []
 
-    suggested = gpuplan(tmp_path, "suggest", "--lr-rule", "edge", "-o", "json")
+    suggested = gpuplan(tmp_path, "suggest", "--lr-rule", "normalised", "-o", "json")
     again = document(suggested)["decisions"][0]
     assert again["training_learning_rate"] == run["lr"]["training_learning_rate"], "the same curve, the same bits"
 

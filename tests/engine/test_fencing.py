@@ -247,7 +247,7 @@ def test_a_run_costs_one_write_an_event_and_a_look_a_change_of_state(site: Site)
         Engine(one, Slow(site.root / "jobs", Script(states=hour)), site.clock, Silent()).drive(RUN)
     events = len(site.objects.kinds())
     renewals = 2 * 3600 // 120
-    assert events == 15
+    assert events == 16
     assert site.objects.puts <= events + renewals
     assert site.objects.gets <= 8
 

@@ -123,8 +123,8 @@ def endless(gain: float = 1.0, seen: list[int] | None = None) -> Iterator[list[t
 
 
 def test_a_curve_that_learns_gets_an_lr_and_says_how_it_was_measured() -> None:
-    result = run(job(replace(SWEEP, runs=3, noise_micro_batches=16)))
-    assert isinstance(suggest(result, "edge"), Suggestion)
+    result = run(job(replace(SWEEP, runs=3, iterations=120, noise_micro_batches=16)))
+    assert isinstance(suggest(result, "normalised"), Suggestion)
     assert [curve.seed for curve in result.curves] == [5, 6, 7]
     assert result.sweep.runs == 3
     assert result.input_sha256 == "digest"

@@ -65,9 +65,9 @@ def more_gpus(plan: LaunchPlan, noise_scale: float | None, measured: Measured) -
 def _busy_seconds(measured: Measured) -> float:
     """Return the measured step without its wait for data: a finder of few vCPUs may wait where the training does not.
 
-    Each has its own loading time.
+    Each has its own loading time. A clock too coarse to tell the two apart shows no time at all, which is none.
     """
-    return measured.step_seconds if measured.busy_seconds is None else measured.busy_seconds
+    return measured.busy_seconds or measured.step_seconds
 
 
 def _memory(plan: LaunchPlan, measured: Measured) -> MemoryEstimate | Unknown:

@@ -266,6 +266,6 @@ def _validated(inputs: PlanInputs) -> float:
 
 def _plain_scale(inputs: PlanInputs, batches: BatchPlan) -> float:
     """Return the same where no estimate helps: accumulation, batch, validation, CPU processes sharing cores."""
-    shared = batches.train.world_size // inputs.settings.launch.nodes if device(inputs) == "cpu" else 1
+    shared = max(1, batches.train.world_size // inputs.settings.launch.nodes) if device(inputs) == "cpu" else 1
     size = batches.train.per_gpu / batches.lr_find.per_gpu
     return batches.train.accumulation * size * shared * (1 + _FORWARD_SHARE * _validated(inputs))

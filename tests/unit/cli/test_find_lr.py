@@ -62,7 +62,7 @@ def test_it_finds_without_asking_prints_the_decision_and_where_the_curve_is(gpup
     for label in ("found LR", "training LR", "curve"):
         assert label in out
     picture = Path(next(line.split()[1] for line in out.splitlines() if line.strip().startswith("curve")))
-    assert picture.read_text(encoding="utf-8").startswith("<svg")
+    assert "<svg" in picture.read_text(encoding="utf-8")
 
 
 def test_here_it_is_for_one_gpu_and_for_as_many_as_it_is_told(gpuplan: Gpuplan) -> None:
@@ -136,7 +136,7 @@ def test_without_a_usable_learning_rate_it_exits_with_9_and_says_why_and_what_to
     assert run["exit_code"] == ExitCode.NO_RESULT
     code, _, err = gpuplan("launch", *FAKE, "--lr-from", run["run_id"], "--world-size", "1", "--dry-run")
     assert code == ExitCode.NO_RESULT
-    assert "gives no learning rate by rule edge: flat" in err
+    assert "gives no learning rate by rule normalised: flat" in err
 
 
 def test_its_next_command_trains_with_what_it_found(gpuplan: Gpuplan) -> None:

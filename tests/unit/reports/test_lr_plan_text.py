@@ -17,10 +17,10 @@ G5: dict[str, object] = {"launch.instance": "g5", "workload.per_gpu_batch": 64}
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({}, "noise-scale: the default where the epochs are fixed; check off (--lr-check "),
+        ({}, "sqrt: the default where the epochs are fixed; check off (--lr-check "),
         ({"lr.fixed": "steps"}, "none: the default where the steps are fixed; check off (--lr-check "),
         ({"lr.transfer": "sqrt"}, "sqrt: as given; check off (--lr-check "),
-        ({"lr.check": True}, "noise-scale: the default where the epochs are fixed; check on, 2 sweeps of "),
+        ({"lr.check": True}, "sqrt: the default where the epochs are fixed; check on, 2 sweeps of "),
         ({"lr.transfer": "accumulate"}, "accumulate: as given; check on, 2 sweeps of "),
     ],
     ids=str,

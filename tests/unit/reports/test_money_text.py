@@ -90,7 +90,7 @@ def test_what_is_charged_beside_the_instances_has_a_row_where_it_shows_in_cents(
 def test_charges_name_what_is_in_the_total_what_is_not_and_the_age_of_their_prices(make_plan: MakePlan) -> None:
     [line] = facts(make_plan(IMAGENET))["charges"]
     inside, _, outside = line.partition("; not in it: ")
-    assert inside.startswith("in the total: $2.35 ($4.56) for billed start-up, S3 reads $0.55")
+    assert inside.startswith("in the total: $2.35 ($4.56) for billed start-up, S3 reads $0.56")
     assert "S3 storage $0.63 a month" in outside
     assert "data transfer, tax" in outside
     assert "(prices of 2025-10-28, 390 days old)" in outside

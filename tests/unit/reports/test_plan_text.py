@@ -127,7 +127,7 @@ def test_where_nothing_is_limited_nothing_is_said_of_limits(make_plan: MakePlan)
 
 def test_the_way_to_the_learning_rate_is_told(make_plan: MakePlan) -> None:
     found = parts(make_plan(G5))[2]["learning rate"][0]
-    for part in ("3 sweeps of 60 steps", "rule: edge", "from batch 64 to 256", "noise-scale"):
+    for part in ("3 sweeps of 100 steps", "rule: normalised", "from batch 64 to 256", "sqrt"):
         assert part in found
     assert parts(make_plan(G5 | {"lr.learning_rate": 0.05}))[2]["learning rate"] == ["0.05, as given"]
 

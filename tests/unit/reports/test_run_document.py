@@ -174,6 +174,7 @@ def test_a_price_that_is_not_known_is_an_unknown_with_its_reason(drive: Drive) -
 
 def test_a_given_learning_rate_is_told_as_given(drive: Drive) -> None:
     found = document(drive({"lr.learning_rate": 0.05}))
+    assert found["lr"].pop("warmup")["steps"] == 0
     assert found["lr"] == {"training_learning_rate": 0.05, "transfer": "none", "given": True}
     assert "measured" not in found
 
