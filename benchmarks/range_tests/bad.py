@@ -35,13 +35,13 @@ def _kind(name: str) -> Callable[[Kind], Kind]:
     return register
 
 
-def bad_range_tests(per_kind: int) -> Iterator[RangeTest]:
+def bad_range_tests(per_kind: int, first_seed: int = 0) -> Iterator[RangeTest]:
     """Yield `per_kind` range tests of one run and as many of three for each kind, the same at every call."""
     for name, kind in KINDS.items():
         for runs in RUNS:
             if runs == 1 and name in ONLY_OF_THREE:
                 continue
-            for seed in range(per_kind):
+            for seed in range(first_seed, first_seed + per_kind):
                 rng = Random(f"{name}/{runs}/{seed}")  # noqa: S311 - a simulation
                 rates = geometric(rng.choice([40, 60, 100, 150, 200]))
                 steps = round(10 ** rng.uniform(2, 5))

@@ -44,8 +44,8 @@ _TREND_POINTS = 200
 """The test compares all pairs: longer sweeps are thinned to about this many."""
 SMALL_DROP = 0.25
 """Share of the starting loss; a smaller fall needs more proof. What tells a fall from a drift of the data is that it
-comes at an LR of its own and in each of several sweeps. Of 1,200 random walks that wander by up to 30 % of the loss one
-in eight passed the other tests of this file as a single sweep, none with a fall over 25 %; of averages of three 2 %."""
+comes at an LR of its own and in each of several sweeps. Without this one in eight random walks that wander by up to
+30 % passed as a single sweep; with it 3 of 300 on fresh seeds, and none of 300 as three sweeps."""
 LEAST_REST_DECADES = 1.0
 """Decades of LR before a small fall begins, or it is the data's; sound sweeps on digits rested for 1.2 and more."""
 REST_SHARE = 0.2
