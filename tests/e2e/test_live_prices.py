@@ -27,7 +27,7 @@ def priced(scripted: Client) -> Client:
 
 
 ASKED = (16, 8)
-"""Of g5.12xlarge, g5.48xlarge and six single-GPU instances that may run lr-find: EC2's and SageMaker's price, and spot."""
+"""Of g5.12xlarge, g5.48xlarge and six single-GPU instances for lr-find: EC2's and SageMaker's price, and spot."""
 
 
 def lookups(aws: Emulator) -> tuple[int, int]:
