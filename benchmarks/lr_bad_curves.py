@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 MOST_REFUSED = {"generated": 0.05, "real": 0.10}
 """Largest share of sound range tests that may be refused by the default rule."""
-DEFAULT_RULE = "edge"
+DEFAULT_RULE = "normalised"
 METHOD = """\
 A range test counts as passed on if any rule ({rules}) gets a learning rate from it. Verdicts are counted over range
 tests and rules. The peers see the range tests of one sweep, uncut, and do as their packages do: the same smoothing,
