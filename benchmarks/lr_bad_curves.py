@@ -24,6 +24,7 @@ from range_tests.sound import SMALL_FALL, sound_range_tests
 
 from gpuplan_job import rules
 from gpuplan_job.suggestion import suggest
+from gpuplan_job.sweep_design import RULE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 MOST_REFUSED = {"generated": 0.05, "real": 0.10}
 """Largest share of sound range tests that may be refused by the default rule."""
-DEFAULT_RULE = "normalised"
 METHOD = """\
 A range test counts as passed on if any rule ({rules}) gets a learning rate from it. Verdicts are counted over range
 tests and rules. The peers see the range tests of one sweep, uncut, and do as their packages do: the same smoothing,
@@ -139,7 +139,7 @@ def sound_table(rows: dict[str, Row], names: list[str]) -> list[list[str]]:
 def refused_share(rows: dict[str, Row]) -> float:
     """Return the share that the default rule refuses, those left out that it refuses by design."""
     counted = [row for kind, row in rows.items() if kind != SMALL_FALL]
-    return sum(row.refused_by[DEFAULT_RULE] for row in counted) / sum(row.total for row in counted)
+    return sum(row.refused_by[RULE] for row in counted) / sum(row.total for row in counted)
 
 
 def show(table: list[list[str]], *, markdown: bool) -> None:
@@ -186,7 +186,7 @@ def main() -> int:
     problems = [f"{row.passed} of {row.total} passed on: {kind}" for kind, row in bad.items() if row.passed]
     for origin, rows in sound.items():
         share, most = refused_share(rows), MOST_REFUSED[origin]
-        print(f"Of the {origin} ones the rule {DEFAULT_RULE} refuses {share:.1%}; at most {most:.0%} may be.")
+        print(f"Of the {origin} ones the rule {RULE} refuses {share:.1%}; at most {most:.0%} may be.")
         if share > most:
             problems.append(f"{share:.1%} of the {origin} sound range tests are refused")
     for problem in problems:

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 FIRST_SEED = 100
 """Range tests draw weights and orders that no training of the truth draws."""
-_MICRO_BATCHES = 16
 
 
 def spec(task: Task, gpus: int = 1, iterations: int | None = None) -> SweepSpec:
@@ -40,7 +39,7 @@ def spec(task: Task, gpus: int = 1, iterations: int | None = None) -> SweepSpec:
         lr_min=low,
         lr_max=high,
         reference_steps=task.steps(gpus),
-        noise_micro_batches=_MICRO_BATCHES,
+        noise_micro_batches=sweep_design.NOISE_MICRO_BATCHES,
         target=LrTarget("edge", "none", BATCH * gpus, task.steps(gpus)),
     )
 
@@ -75,7 +74,7 @@ def noise_scale(task: Task, seed: int, burn_in: tuple[int, float] = (0, 0.0)) ->
     fresh = _steps(task, seed + 1, 1)
     return noise.measure(
         network,
-        (next(fresh)[0] for _ in range(_MICRO_BATCHES)),
+        (next(fresh)[0] for _ in range(sweep_design.NOISE_MICRO_BATCHES)),
         lambda logits, targets: optim.loss(logits, targets, workload.label_smoothing),
         "fp32",
         CPU,

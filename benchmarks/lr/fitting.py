@@ -8,11 +8,12 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from gpuplan_job.rules.base import MEASURED_DECADES, Law, Sweep
+from gpuplan_job.rules.base import MEASURED_DECADES, Law, Laws, Sweep
 from gpuplan_job.suggestion import LARGEST_SHARE_OF_DIVERGENCE
 
 if TYPE_CHECKING:
@@ -25,14 +26,14 @@ if TYPE_CHECKING:
 
     Floats = NDArray[np.float64]
 
-RULES: dict[str, tuple[tuple[str, ...], float]] = {
-    "normalised": (("edge", "descended"), 0.5),
-    "edge": (("edge",), 0.0),
-    "minimum": (("minimum",), 0.5),
-    "steepest": (("steepest",), 1.0),
-    "valley": (("valley",), 1.0),
+RULES: dict[str, tuple[str, ...]] = {
+    "normalised": ("edge", "descended"),
+    "edge": ("edge",),
+    "minimum": ("minimum",),
+    "steepest": ("steepest",),
+    "valley": ("valley",),
 }
-"""Landmarks of each rule, of which the geometric mean is taken, and the power of n at which they fall."""
+"""Landmarks of each rule, of which the geometric mean is taken."""
 LEAST_ITERATIONS = 90
 """Constants are fitted on sweeps about as long as gpuplan makes them."""
 _EXPONENTS = np.arange(0, 1.001, 0.05)
@@ -51,18 +52,25 @@ def pick(law: Law, reading: Reading, landmarks: Sequence[str]) -> float:
     return min(rate, reading.divergence * LARGEST_SHARE_OF_DIVERGENCE)
 
 
+def laws(rule: str) -> Laws:
+    """Return the laws that a rule's file holds; the power of a sweep's length is a property of its landmark."""
+    found: Laws = import_module(f"gpuplan_job.rules.{rule}").LAWS
+    return found
+
+
 def fit(readings: Sequence[Reading], rule: str, truth: Mapping[str, Landscape]) -> Law:
     """Return the law of the least mean log(1 + regret); each task and length counts the same.
 
     `truth` holds the landscape of a task on one GPU by the task's name.
     """
-    landmarks, power = RULES[rule]
+    power = laws(rule).sgd.sweep
     tables = {name: _table(landscape) for name, landscape in truth.items()}
     table = np.stack([tables[one.task] for one in readings])
     sweeps = [_sweep(one) for one in readings]
-    logs = np.array([_log(one, landmarks) for one in readings])
-    logs += power * np.array([math.log10(sweep.length / 100) for sweep in sweeps])
-    trainings = np.array([math.log10(1000 / sweep.training) for sweep in sweeps])
+    by_length, by_training = Law(1.0, power, 0.0), Law(1.0, 0.0, 1.0)
+    marks = [10 ** _log(one, RULES[rule]) for one in readings]
+    logs = np.log10([by_length(mark, sweep) for mark, sweep in zip(marks, sweeps, strict=True)])
+    trainings = np.log10([by_training(1.0, sweep) for sweep in sweeps])
     most = np.array([math.log10((one.divergence or math.inf) * LARGEST_SHARE_OF_DIVERGENCE) for one in readings])
     counts = Counter((one.task, one.iterations) for one in readings)
     weights = np.array([1 / counts[one.task, one.iterations] for one in readings])

@@ -21,7 +21,7 @@ from gpuplan_job.contract import (
     SweepSpec,
 )
 from gpuplan_job.decision import decide
-from gpuplan_job.sweep_design import CHECK_RUNS, RUNS
+from gpuplan_job.sweep_design import CHECK_RUNS, POLICIES, RULE, RUNS
 from lr import peers, readings, truth
 from lr.finder import noise_scale, spec, sweep
 from lr.tasks import BATCH, Task
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from gpuplan_job.contract import Curve
     from lr.truth import Unit
 
-DEFAULT_RULE, DEFAULT_POLICY = "normalised", "sqrt"
+DEFAULT_RULE, DEFAULT_POLICY = RULE, POLICIES["epochs"]
 FINDERS = 3
 """Independent range tests a task; peers get as many."""
 _APART = 1000

@@ -6,16 +6,16 @@ import math
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gpuplan_job import transfer
 from gpuplan_job.curve import smooth
 from gpuplan_job.decision import decide
-from gpuplan_job.rules.base import Law, Laws
+from gpuplan_job.rules.base import Law
 from gpuplan_job.suggestion import NoSuggestion, suggest
+from gpuplan_job.sweep_design import POLICIES
 from lr import peers, readings, truth
-from lr.fitting import LEAST_ITERATIONS, RULES, fit, pick
+from lr.fitting import LEAST_ITERATIONS, RULES, fit, laws, pick
 from lr.measured import CHECKED_GPUS, DEFAULT_POLICY, DEFAULT_RULE, LONGER, Found, target
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def _pick(one: Found, result: LrResult, law: Law, rule: str, runs: int) -> float
     if isinstance(suggest(kept, rule), NoSuggestion):
         return None
     reading = readings.reading(one.task, result.sweep.iterations, smooth(kept.curves))
-    return pick(law, reading, RULES[rule][0])
+    return pick(law, reading, RULES[rule])
 
 
 def _regret(one: Found, gpus: int, learning_rate: float, fixed: str = "epochs") -> float:
@@ -205,7 +205,7 @@ def _carried(one: Found, number: int, law: Law, gpus: int, policy: str) -> float
         return None
     if policy == "accumulate" and check is not None:
         at = readings.reading(one.task, check.at.iterations, smooth(check.curves))
-        return pick(law, replace(at, reference_steps=check.at.reference_steps), RULES[DEFAULT_RULE][0])
+        return pick(law, replace(at, reference_steps=check.at.reference_steps), RULES[DEFAULT_RULE])
     return picked * decision.multiplier
 
 
@@ -223,7 +223,7 @@ def _print_fixed_steps(found: Sequence[Found], held_out: Held) -> None:
             for number in range(len(one.finders)):
                 rate = _carried(one, number, held_out[DEFAULT_RULE, one.task.name], 4, policy)
                 regrets += [] if rate is None else [_regret(one, 4, rate, "steps")]
-        print(Row(policy + (" (the default)" if policy == "none" else ""), regrets).line())
+        print(Row(policy + (" (the default)" if policy == POLICIES["steps"] else ""), regrets).line())
     print()
 
 
@@ -266,9 +266,9 @@ def _print_constants() -> None:
     print("\n## Laws fitted on all tasks: divisor, power of the training's length\n")
     print("| rule | SGD | held by the rule | AdamW | held by the rule |\n|---|---|---|---|---|")
     for rule in RULES:
-        laws: Laws = import_module(f"gpuplan_job.rules.{rule}").LAWS
+        held = laws(rule)
         cells = []
-        for optimizer, law in (("sgd", laws.sgd), ("adamw", laws.adaptive)):
+        for optimizer, law in (("sgd", held.sgd), ("adamw", held.adaptive)):
             found = fit([one for one in rows if one.optimizer == optimizer], rule, known)
             cells += [f"{one.divisor:.3g}, {one.training:.2f}" for one in (found, law)]
         print(f"| {rule} | {' | '.join(cells)} |")

@@ -48,9 +48,7 @@ def decide(result: LrResult, target: LrTarget | None = None) -> Decision:
     change = Transfer(
         batch_from=result.batch.global_batch,
         batch_to=target.global_batch,
-        optimizer=result.workload.optimizer,
         noise_scale=noise,
-        fixed=target.fixed,
         checked=None if checked is None else checked / found.learning_rate,
     )
     policy = transfer.load(target.transfer)

@@ -18,7 +18,7 @@ import torch
 
 from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, Measured, NoiseScale
+from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
 from gpuplan_job.decision import decide
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError, write_failure
@@ -90,13 +90,7 @@ def range_test(
 
     sweeps = _Sweeps(workload, spec, network_factory, train_set, device, pace)
     curves = sweeps.run("sweep", spec.own(batch))
-    measured = Measured(
-        step_seconds=pace.step_seconds,
-        busy_seconds=pace.busy_seconds,
-        samples_per_second=pace.samples_per_second,
-        peak_gib=runtime.peak_gib(device),
-        device=runtime.device_name(device),
-    )
+    measured = pace.measured(runtime.peak_gib(device), runtime.device_name(device))
     check = None
     if spec.check is not None:
         check = BatchSweeps(

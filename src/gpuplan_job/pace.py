@@ -9,7 +9,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from gpuplan_job.contract import Progress
+from gpuplan_job.contract import Measured, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,6 +91,16 @@ class Pace:
         """Samples a second at the median step; 0 before the first step."""
         seconds = self.step_seconds
         return self._samples_per_step / seconds if seconds > 0 else 0.0
+
+    def measured(self, peak_gib: float | None, device: str) -> Measured:
+        """Return what was timed so far, beside what only the caller can know."""
+        return Measured(
+            step_seconds=self.step_seconds,
+            samples_per_second=self.samples_per_second,
+            peak_gib=peak_gib,
+            device=device,
+            busy_seconds=self.busy_seconds,
+        )
 
     def _count_to(self, done: int) -> None:
         self._done = min(self._total, max(self._done, done))

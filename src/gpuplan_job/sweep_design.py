@@ -1,4 +1,4 @@
-"""How long an LR range test's sweeps should be and over which learning rates, from the training they are for.
+"""What an LR range test is like where nobody says otherwise: its sweeps, its rule, its transfer policy.
 
 Called by the client that plans a job and by `find_lr` in a notebook. Standard library only; it must not look at a
 model or at data.
@@ -9,6 +9,11 @@ from __future__ import annotations
 RUNS = 3
 """Sweeps whose curves are averaged: the worst pick of three curves averaged is far better than the worst of single
 sweeps, and better than that of the median of three picks; five are no better."""
+RULE = "normalised"
+POLICIES = {"epochs": "sqrt", "steps": "none"}
+"""The transfer policy by what the training fixes."""
+NOISE_MICRO_BATCHES = 16
+"""Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
 CHECK_RUNS = 2
 """Sweeps of a check at the training's own batch: each is as much dearer as the training has GPUs."""
 _SHARE = 4

@@ -285,14 +285,10 @@ def test_what_cannot_be_searched_is_refused_with_what_to_do(call: Any, words: st
 
 
 def test_defaults_are_those_of_a_plan() -> None:
-    from gpuplan.planning.range_test import NOISE_MICRO_BATCHES, POLICIES
     from gpuplan.workload.schema import Lr
-    from gpuplan_job.finder import search
 
     given = inspect.signature(find_lr).parameters
     assert (given["rule"].default, given["runs"].default) == (Lr().rule, Lr().runs)
-    assert search._POLICIES == POLICIES
-    assert search._NOISE_MICRO_BATCHES == NOISE_MICRO_BATCHES
 
 
 def trainer(callback: FindLearningRate, **how: Any) -> pl.Trainer:  # noqa: ANN401 - passed on

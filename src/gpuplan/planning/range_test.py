@@ -19,17 +19,13 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.workload.schema import Lr
 
-NOISE_MICRO_BATCHES = 16
-"""Fewest that give a usable gradient noise scale: with two, |G|^2 came out negative."""
-POLICIES = {"epochs": "sqrt", "steps": "none"}
-"""The transfer policy by what the training fixes, where the user names none."""
 ACCUMULATE = "accumulate"
 """The policy that goes by the sweeps at the training's own batch, and so needs them."""
 
 
 def policy(settings: Lr) -> str:
     """Return the transfer policy of a run: the user's, else the one for what the training fixes."""
-    return settings.transfer or POLICIES[settings.fixed]
+    return settings.transfer or sweep_design.POLICIES[settings.fixed]
 
 
 def why_policy(settings: Lr) -> str:
@@ -110,7 +106,7 @@ def range_test(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
         lr_min=low,
         lr_max=high,
         reference_steps=own,
-        noise_micro_batches=NOISE_MICRO_BATCHES,
+        noise_micro_batches=sweep_design.NOISE_MICRO_BATCHES,
         target=target,
         check=check if accumulation > 1 else None,
         compare=[

@@ -213,7 +213,7 @@ def _memory(
         optimizer=workload.optimizer,
         momentum=workload.momentum,
         weight_decay=workload.weight_decay,
-        world_size=min(batch.world_size, 2),  # one more process or many: the same to each, and one estimate
+        world_size=batch.world_size,
         loop=loop,
         device=place.hardware.device,
         compute_capability=place.gpu.compute_capability,
@@ -249,7 +249,7 @@ def _measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, p
     one = throughput.step_time(_trace(inputs), _load(inputs, batches.lr_find), finder.hardware)
     training = throughput.step_time(_trace(inputs), _load(inputs, batches.train), place.hardware)
     if device(inputs) == "cpu" or isinstance(one, Unknown) or isinstance(training, Unknown):
-        return _plain_scale(inputs, batches)
+        return _plain_scale(inputs, batches, place)
     return training.computing / one.computing * (1 + _FORWARD_SHARE * _validated(inputs))
 
 
@@ -264,8 +264,8 @@ def _validated(inputs: PlanInputs) -> float:
     return inputs.data.val_samples / inputs.data.train_samples
 
 
-def _plain_scale(inputs: PlanInputs, batches: BatchPlan) -> float:
+def _plain_scale(inputs: PlanInputs, batches: BatchPlan, place: Placement) -> float:
     """Return the same where no estimate helps: accumulation, batch, validation, CPU processes sharing cores."""
-    shared = max(1, batches.train.world_size // inputs.settings.launch.nodes) if device(inputs) == "cpu" else 1
+    shared = batches.train.world_size // place.instances if device(inputs) == "cpu" else 1
     size = batches.train.per_gpu / batches.lr_find.per_gpu
     return batches.train.accumulation * size * shared * (1 + _FORWARD_SHARE * _validated(inputs))

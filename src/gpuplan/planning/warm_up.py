@@ -70,7 +70,7 @@ def warm_up(settings: Settings, batches: BatchPlan) -> WarmUpPlan:
         grown = f"grows {growth:.3g} x" if growth > 1 else "does not grow"
         return WarmUpPlan(why=f"the batch {grown}: up to {parts.NO_WARM_UP_TO:g} x trains without")
     name = policy(settings.lr)
-    rule, change = transfer.load(name), Transfer(before, after, settings.workload.optimizer, None)
+    rule, change = transfer.load(name), Transfer(before, after, None)
     if rule.can_say(change) and rule.multiplier(change) <= 1:
         return WarmUpPlan(why=f"the learning rate does not grow with the batch: transfer {name}")
     return _of(parts.warm_up_epochs(epochs), batches, 1 / growth, f"the batch grows {growth:.3g} x")

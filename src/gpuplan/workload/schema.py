@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from gpuplan.core.frozen import Frozen
 from gpuplan_job.contract import Device, Precision
+from gpuplan_job.sweep_design import RULE, RUNS
 
 MOST_ACCUMULATION = 16
 """Micro-batches per optimizer step: beyond it a step waits long and BatchNorm sees ever smaller a share."""
@@ -157,7 +158,7 @@ class Lr(Section):
 
     learning_rate: Annotated[float | None, Flag("--lr")] = Field(default=None, gt=0, le=1000, examples=[0.05])
     """Train with this learning rate and skip the finder."""
-    rule: Annotated[str, Flag("--lr-rule")] = "normalised"
+    rule: Annotated[str, Flag("--lr-rule")] = RULE
     """Rule that reads the range test's curve."""
     transfer: Annotated[str | None, Flag("--lr-transfer")] = Field(default=None, examples=["noise-scale"])
     """Policy that carries the learning rate from one GPU to all; by default sqrt, with --fixed steps none."""
@@ -167,7 +168,7 @@ class Lr(Section):
     """Also sweep at the training's own global batch, by accumulation, and warn where the policy disagrees."""
     warmup_epochs: float | None = Field(default=None, ge=0, le=1000, examples=[5])
     """Epochs over which the training's learning rate rises at first, 0 for none; by default from the batch's growth."""
-    runs: int = Field(default=3, ge=1, le=20)
+    runs: int = Field(default=RUNS, ge=1, le=20)
     """Sweeps of the range test; their average is judged."""
     iterations: Annotated[int | None, Flag("--lr-iterations")] = Field(default=None, ge=30, le=10_000, examples=[100])
     """Optimizer steps of one sweep; by default a quarter of the training on one GPU, from 100 to 300."""

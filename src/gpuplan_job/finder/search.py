@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
     from gpuplan_job.contract import Precision, Progress
 
-_NOISE_MICRO_BATCHES = 16
-_POLICIES = {"epochs": "sqrt", "steps": "none"}
-"""The transfer policy by what the training fixes, as in a plan."""
 _PRECISIONS: dict[object, Precision] = {
     "fp32": "fp32", "32-true": "fp32", "32": "fp32", 32: "fp32",
     "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed",
@@ -56,7 +53,7 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
     precision: str | int | None = None,
     clip: float | None = None,
     device: str | torch.device = "auto",
-    rule: str = "normalised",
+    rule: str = sweep_design.RULE,
     gpus: int = 1,
     transfer: str | None = None,
     fixed: Literal["epochs", "steps"] = "epochs",
@@ -134,7 +131,7 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
             start.add(chosen)
         target = LrTarget(
             rule=rule,
-            transfer=transfer or (_POLICIES[fixed] if gpus > 1 else "none"),
+            transfer=transfer or (sweep_design.POLICIES[fixed] if gpus > 1 else "none"),
             global_batch=size * ranks.world_size * accumulation * gpus,
             steps=length if fixed == "steps" else max(1, math.ceil(length / gpus)),
             fixed=fixed,
@@ -276,7 +273,7 @@ def _shares(learner: Lightning | Plain, optimizer: torch.optim.Optimizer) -> lis
 def _noise_micro_batches(asked: int | None, gpus: int, ranks: Ranks) -> int:
     if asked is not None:
         return asked
-    return _NOISE_MICRO_BATCHES if gpus > 1 and ranks.world_size == 1 else 0
+    return sweep_design.NOISE_MICRO_BATCHES if gpus > 1 and ranks.world_size == 1 else 0
 
 
 def _check(target: LrTarget, size: int, accumulation: int, gpus: int) -> SweepAt | None:

@@ -16,7 +16,7 @@ import torch
 
 from gpuplan_job import noise, runtime
 from gpuplan_job.climb import Climb, Subject
-from gpuplan_job.contract import UNDECIDED, BatchSweeps, LrResult, Measured, WorkloadSpec
+from gpuplan_job.contract import UNDECIDED, BatchSweeps, LrResult, WorkloadSpec
 from gpuplan_job.decision import decide
 from gpuplan_job.finder.learner import optimizer_name
 from gpuplan_job.pace import Pace
@@ -58,13 +58,7 @@ class Sweeps:
         """Run everything, and return the result that holds on every rank."""
         pace = Pace("lr-find", self.spec.optimizer_steps, self.batch.global_batch, time.perf_counter, self.on_progress)
         curves = self._curves(pace, "sweep", self.spec.own(self.batch), 0)
-        measured = Measured(
-            step_seconds=pace.step_seconds,
-            busy_seconds=pace.busy_seconds,
-            samples_per_second=pace.samples_per_second,
-            peak_gib=runtime.peak_gib(self.device),
-            device=runtime.device_name(self.device),
-        )
+        measured = pace.measured(runtime.peak_gib(self.device), runtime.device_name(self.device))
         check = None
         if self.spec.check is not None:
             phase = f"check at batch {self.spec.check.batch.global_batch}, sweep"

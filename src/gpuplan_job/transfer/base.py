@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 
 @dataclass(frozen=True)
@@ -16,11 +16,8 @@ class Transfer:
 
     batch_from: int
     batch_to: int
-    optimizer: str
     noise_scale: float | None
     """B_noise in samples; None where it was not measured or the measurement carries no signal."""
-    fixed: Literal["epochs", "steps"] = "epochs"
-    """What of the training stays the same."""
     checked: float | None = None
     """LR that a range test at `batch_to` itself gives over the one found at `batch_from`; None: there was none."""
 

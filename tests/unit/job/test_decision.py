@@ -106,7 +106,7 @@ def test_the_decision_is_the_rules_and_the_policys_own_arithmetic(rule: str, pol
     decision = decide(healthy(), replace(TARGET, rule=rule, transfer=policy, global_batch=batch))
     found = suggest(healthy(), rule)
     assert isinstance(found, Suggestion)
-    change = Transfer(healthy().batch.global_batch, batch, "sgd", 64.0)
+    change = Transfer(healthy().batch.global_batch, batch, 64.0)
     multiplier = transfer.load(policy).multiplier(change)
     assert decision.learning_rate == found.learning_rate
     assert (decision.band, decision.divergence_lr) == (found.band, found.divergence_lr)

@@ -10,8 +10,8 @@ from gpuplan_job import transfer
 from gpuplan_job.transfer.base import Transfer
 
 
-def change(to: int, noise_scale: float | None = None, optimizer: str = "sgd") -> Transfer:
-    return Transfer(32, to, optimizer, noise_scale)
+def change(to: int, noise_scale: float | None = None) -> Transfer:
+    return Transfer(32, to, noise_scale)
 
 
 @pytest.mark.parametrize(("policy", "factor"), [("none", 1.0), ("sqrt", 2.0), ("linear", 4.0)])
@@ -22,7 +22,6 @@ def test_a_batch_four_times_as_large(policy: str, factor: float) -> None:
 def test_noise_scale_by_the_papers_formula() -> None:
     policy = transfer.load("noise-scale")
     assert policy.multiplier(change(128, noise_scale=64.0)) == pytest.approx((1 + 2) / (1 + 0.5))
-    assert policy.multiplier(change(128, 64.0, "adamw")) == policy.multiplier(change(128, 64.0))
 
 
 def test_noise_far_above_the_batches_is_linear_and_far_below_is_none() -> None:
@@ -63,8 +62,8 @@ def test_an_unknown_policy_names_those_there_are() -> None:
 
 def test_accumulate_is_what_the_range_test_at_the_batch_gave() -> None:
     policy = transfer.load("accumulate")
-    assert policy.multiplier(Transfer(32, 128, "sgd", 64.0, checked=1.7)) == 1.7
-    assert policy.note(Transfer(32, 128, "sgd", 64.0, checked=1.7)) is None
+    assert policy.multiplier(Transfer(32, 128, 64.0, checked=1.7)) == 1.7
+    assert policy.note(Transfer(32, 128, 64.0, checked=1.7)) is None
 
 
 def test_accumulate_without_one_is_the_noise_scale_and_then_the_square_root_and_says_so() -> None:
@@ -79,4 +78,4 @@ def test_accumulate_without_one_is_the_noise_scale_and_then_the_square_root_and_
 @pytest.mark.parametrize("checked", [math.nan, math.inf, 0.0, -1.0])
 def test_a_check_that_gave_no_learning_rate_is_refused(checked: float) -> None:
     with pytest.raises(ValueError, match="checked"):
-        Transfer(32, 128, "sgd", None, checked=checked)
+        Transfer(32, 128, None, checked=checked)

@@ -30,9 +30,9 @@ from gpuplan.planning.advice.parts import (
 )
 from gpuplan.planning.advice.sources import Accuracy, Source
 from gpuplan.planning.batch import LARGE_BATCH, StepBatch
-from gpuplan.planning.range_test import ACCUMULATE, POLICIES
+from gpuplan.planning.range_test import ACCUMULATE
 from gpuplan.workload.schema import Workload as WorkloadSettings
-from gpuplan_job import transfer
+from gpuplan_job import sweep_design, transfer
 from gpuplan_job.transfer.base import Transfer
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def advise(question: Question, options: Sequence[critical.GpuOption] = ()) -> Ad
     Raises:
         UsageError: the per-GPU batch and GPUs that were named cannot make up the new batch.
     """
-    change = Transfer(question.from_batch, question.to_batch, question.optimizer, question.noise_scale)
+    change = Transfer(question.from_batch, question.to_batch, question.noise_scale)
     # One policy goes by a range test at the new batch, and here there is none.
     names = [name for name in transfer.names() if name != ACCUMULATE]
     rules = tuple(sorted((_rule(name, change) for name in names), key=_distance))
@@ -201,7 +201,7 @@ def advise(question: Question, options: Sequence[critical.GpuOption] = ()) -> Ad
 
 def default_policy() -> str:
     """Return the transfer policy that a run uses where the user names none."""
-    return POLICIES["epochs"]
+    return sweep_design.POLICIES["epochs"]
 
 
 def _unmeasured() -> Unknown:

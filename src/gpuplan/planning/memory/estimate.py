@@ -107,10 +107,15 @@ class Footprint(NamedTuple):
         return held.reserved if held.fits else self.reserved
 
 
-@lru_cache(maxsize=256)
 def footprint(traced: Traced, process: TrainingProcess) -> Footprint:
-    """Return what the process asks of its allocator; kept, because placement and comparison ask again and again."""
-    program = assemble(traced.step, _around(process))
+    """Return what the process asks of its allocator."""
+    return _footprint(traced, _around(process))
+
+
+@lru_cache(maxsize=256)
+def _footprint(traced: Traced, around: Around) -> Footprint:
+    """Do so, and keep it: placement and comparison ask again and again, for GPUs and numbers of them that ask alike."""
+    program = assemble(traced.step, around)
     steps = tuple(program.steps)
     free = replay(steps)
     return Footprint(steps, free.reserved, free.allocated, at_peak(program))

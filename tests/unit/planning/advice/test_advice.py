@@ -82,7 +82,7 @@ def test_every_question_has_an_answer_without_a_null_that_is_read_back_as_it_was
 @given(QUESTIONS, NOISE)
 def test_the_learning_rates_are_those_of_the_trainings_own_policies(question: Question, noise: float) -> None:
     advice = advise(question.model_copy(update={"noise_scale": noise}))
-    change = Transfer(question.from_batch, question.to_batch, question.optimizer, noise)
+    change = Transfer(question.from_batch, question.to_batch, noise)
     expected = {
         name.replace("-", "_"): question.learning_rate * transfer.load(name).multiplier(change)
         for name in transfer.names()
