@@ -131,7 +131,7 @@ def _coerce(hint: Any, raw: object, path: str) -> object:  # noqa: ANN401 - a ty
         return {key: _coerce(args[1], item, f"{path}.{key}") for key, item in raw.items()}
     if hint is float and isinstance(raw, int | float) and not isinstance(raw, bool):
         return _finite(raw, path)
-    if hint in (bool, int, str) and type(raw) is hint:
+    if hint is Any or (hint in (bool, int, str) and type(raw) is hint):
         return raw
     wanted = getattr(hint, "__name__", str(hint))
     raise ContractError(f"{path}: expected {wanted}, found {type(raw).__name__}")

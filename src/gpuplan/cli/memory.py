@@ -44,7 +44,7 @@ def command(
     tokens: Annotated[int, typer.Option("--tokens", min=0, help="Samples are sequences of this many tokens.")] = 0,
     data_name: Annotated[str, typer.Option("--data", help="What the samples are like.")] = "imagenet",
     precision: Annotated[str | None, typer.Option("--precision", help="fp32, 16-mixed or bf16-mixed.")] = None,
-    optimizer: Annotated[str, typer.Option("--optimizer", help="sgd, adam, adamw, rmsprop or adagrad.")] = "sgd",
+    optimizer: Annotated[str, typer.Option("--optimizer", help="sgd, adam, adamw, lamb, rmsprop or adagrad.")] = "sgd",
     momentum: Annotated[float, typer.Option("--momentum", min=0, max=1, help="Of SGD and RMSprop.")] = 0.9,
     weight_decay: Annotated[float, typer.Option("--weight-decay", min=0, help="Weight decay.")] = 5e-4,
     loop: Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from decimal import Decimal
 from typing import TYPE_CHECKING, cast
 
@@ -158,20 +159,7 @@ def _profile_digest(inputs: PlanInputs, name: str) -> str:
 
 def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:
     workload = inputs.settings.workload
-    return WorkloadSpec(
-        model=workload.model,
-        data=workload.data,
-        image_size=workload.image_size,
-        optimizer=workload.optimizer,
-        momentum=workload.momentum,
-        weight_decay=workload.weight_decay,
-        schedule=workload.schedule,
-        label_smoothing=workload.label_smoothing,
-        epochs=workload.epochs,
-        precision=workload.precision,
-        seed=workload.seed,
-        workers=workload.workers,
-    )
+    return WorkloadSpec(**{field.name: getattr(workload, field.name) for field in dataclasses.fields(WorkloadSpec)})
 
 
 def _for_jobs(steps: Sequence[StepPlan], inputs: PlanInputs) -> Decimal | None:

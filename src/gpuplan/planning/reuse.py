@@ -27,11 +27,15 @@ if TYPE_CHECKING:
 
 _WORKLOAD = {
     "model": "--model",
+    "model_args": "--model-args",
     "data": "--data",
+    "data_args": "--data-args",
     "image_size": "--image-size",
     "optimizer": "--optimizer",
     "momentum": "--momentum",
     "weight_decay": "--weight-decay",
+    "decay_norms": "--decay-norms",
+    "clip_norm": "--clip-norm",
     "label_smoothing": "--label-smoothing",
     "schedule": "--schedule",
     "seed": "--seed",

@@ -71,7 +71,7 @@ def value_shown(name: str, info: FieldInfo, instance_defaults: Mapping[str, obje
     """
     if info.is_required():
         return info.examples[0] if info.examples else instance_defaults[name]
-    if info.default is not None and info.default != ():
+    if info.default not in (None, (), {}):
         return info.default
     if info.examples:
         return info.examples[0]
@@ -89,7 +89,7 @@ def _setting(field: SettingField, info: FieldInfo, instance_defaults: Mapping[st
     )
     if info.is_required():
         yield "# Default: from the instance profile (gpuplan profiles show NAME). The value here is an example."
-    elif info.default in (None, ()):
+    elif info.default in (None, (), {}):
         yield "# Default: not set. The value here is an example."
     yield f"#{field.name} = {_toml(value_shown(field.name, info, instance_defaults))}"
 
@@ -103,6 +103,8 @@ def _choices(field: SettingField) -> str:
 
 def _toml(value: object) -> str:
     """Return a number, a string or a list of them as TOML; a basic string of TOML escapes as JSON does."""
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{json.dumps(key)} = {_toml(item)}' for key, item in value.items())} }}"
     if isinstance(value, tuple):
         return f"[{', '.join(map(_toml, value))}]"
     if isinstance(value, str):

@@ -6,14 +6,15 @@ It must not hold a value that depends on an instance: those come from the profil
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from gpuplan.core.frozen import Frozen
-from gpuplan_job.contract import Device, Precision
+from gpuplan_job.contract import BatchSchedule, Device, Optimizer, Precision, Schedule
 from gpuplan_job.sweep_design import RULE, RUNS
 
 MOST_ACCUMULATION = 16
@@ -55,6 +56,17 @@ def _whole_numbers(value: object) -> object:
 
 
 WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], BeforeValidator(_whole_numbers)]
+
+
+def _arguments(value: object) -> object:
+    """Let flags and variables write a JSON object for what is a table in TOML; only what JSON can say is taken."""
+    try:
+        return json.loads(value) if isinstance(value, str) else json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ValueError('must be a JSON object of plain values, such as {"width": 64}') from error
+
+
+Arguments = Annotated[dict[str, Any], BeforeValidator(_arguments)]
 
 
 class Section(Frozen):
@@ -127,6 +139,10 @@ class Workload(Section):
     """Name of a torchvision classification model."""
     data: str = "digits"
     """digits, imagefolder:PATH, fake:CxHxW:classes:samples, or imagenet (for plans)."""
+    model_args: Arguments = Field(default={}, examples=[{"width": 64}])
+    """Constructor arguments of a model of your own; a JSON object as a flag."""
+    data_args: Arguments = Field(default={}, examples=[{"root": "photos"}])
+    """Constructor arguments of a data module of your own; a JSON object as a flag."""
     image_size: int | None = Field(default=None, ge=1, le=4096, examples=[224])
     """Side in pixels to resize images to; by default the data's own size."""
     epochs: int = Field(default=5, ge=1, le=100_000)
@@ -135,16 +151,32 @@ class Workload(Section):
     """Samples per GPU and micro-batch, equal in lr-find and train."""
     accumulate: int = Field(default=1, ge=1, le=MOST_ACCUMULATION)
     """Micro-batches per optimizer step in training."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """Optimizer."""
+    optimizer: Optimizer = "sgd"
+    """Optimizer: own is the one that a LightningModule of yours configures, and the default for it."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """Momentum of SGD; AdamW uses its own betas."""
     weight_decay: float = Field(default=5e-4, ge=0, lt=1)
     """Weight decay."""
-    schedule: Literal["onecycle", "constant"] = "onecycle"
-    """Learning-rate schedule of the training."""
+    decay_norms: bool = False
+    """Let weight decay act on the weights of normalisation layers and on biases too."""
+    schedule: Schedule = "onecycle"
+    """Learning-rate schedule of the training; cosine follows a linear warm-up; own is your LightningModule's."""
+    clip_norm: float | None = Field(default=None, gt=0, le=1e6, examples=[1.0])
+    """Clip the gradient of an optimizer step to this norm."""
+    ema_decay: float | None = Field(default=None, gt=0, lt=1, examples=[0.9999])
+    """Validate and keep a moving average of the weights, with this decay an optimizer step."""
+    sync_batchnorm: bool = False
+    """Let BatchNorm see the micro-batches of all GPUs together."""
+    batch_schedule: BatchSchedule = "constant"
+    """Growth of the global batch over the epochs, from one micro-batch a GPU to all --accumulate; the LR follows."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     """Label smoothing of the training loss."""
+    checkpointing: bool = False
+    """Activation checkpointing: less memory, about a third more time."""
+    channels_last: bool = False
+    """Keep images and convolutions in the memory format NHWC."""
+    compile: bool = False
+    """Compile the network with torch.compile; estimates are those without."""
     precision: Precision
     """fp32, 16-mixed or bf16-mixed; by default what the GPU does best."""
     workers: int = Field(ge=0, le=64)

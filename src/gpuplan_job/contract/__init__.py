@@ -17,7 +17,18 @@ from gpuplan_job.contract.range_test import (
     SweepSpec,
 )
 from gpuplan_job.contract.training import ONECYCLE_RISE, EpochMetrics, TrainResult, TrainSpec
-from gpuplan_job.contract.workload import BatchSpec, DataDescription, Device, Measured, Precision, WorkloadSpec
+from gpuplan_job.contract.workload import (
+    OWN,
+    BatchSchedule,
+    BatchSpec,
+    DataDescription,
+    Device,
+    Measured,
+    Optimizer,
+    Precision,
+    Schedule,
+    WorkloadSpec,
+)
 
 __all__ = [
     "CLAIM_FILE",
@@ -27,9 +38,11 @@ __all__ = [
     "JOB_DIR_VARIABLE",
     "LR_RESULT_FILE",
     "ONECYCLE_RISE",
+    "OWN",
     "PROGRESS_PREFIX",
     "TRAIN_RESULT_FILE",
     "UNDECIDED",
+    "BatchSchedule",
     "BatchSpec",
     "BatchSweeps",
     "Curve",
@@ -44,8 +57,10 @@ __all__ = [
     "LrTarget",
     "Measured",
     "NoiseScale",
+    "Optimizer",
     "Precision",
     "Progress",
+    "Schedule",
     "StopReason",
     "SweepAt",
     "SweepSpec",

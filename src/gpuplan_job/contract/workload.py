@@ -5,9 +5,14 @@ Standard library only; part of `gpuplan_job.contract`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+OWN = "own"
+"""As optimizer or schedule: the one that the user's LightningModule configures."""
+Optimizer = Literal["sgd", "adamw", "lamb", "own"]
+Schedule = Literal["onecycle", "cosine", "constant", "own"]
+BatchSchedule = Literal["constant", "linear", "exponential"]
 Precision = Literal["fp32", "16-mixed", "bf16-mixed"]
 Device = Literal["auto", "cuda", "mps", "cpu"]
 
@@ -18,10 +23,10 @@ class WorkloadSpec:
 
     model: str
     data: str
-    optimizer: Literal["sgd", "adamw"]
+    optimizer: Optimizer
     momentum: float
     weight_decay: float
-    schedule: Literal["onecycle", "constant"]
+    schedule: Schedule
     label_smoothing: float
     epochs: int
     precision: Precision
@@ -30,6 +35,26 @@ class WorkloadSpec:
     """Data-loading processes per training process."""
     image_size: int | None = None
     """Side in pixels to resize images to; None keeps the data's own size."""
+    model_args: dict[str, Any] = field(default_factory=dict)
+    """Constructor arguments of a model of the user's own."""
+    data_args: dict[str, Any] = field(default_factory=dict)
+    """Constructor arguments of a data module of the user's own."""
+    decay_norms: bool = False
+    """Weight decay on the weights of normalisation layers and on biases too."""
+    clip_norm: float | None = None
+    """Largest norm of an optimizer step's gradient; None: not clipped."""
+    ema_decay: float | None = None
+    """Decay an optimizer step of the moving average of the weights that is validated and kept; None: none."""
+    sync_batchnorm: bool = False
+    """BatchNorm over all GPUs of the micro-batch."""
+    batch_schedule: BatchSchedule = "constant"
+    """How the global batch grows over the epochs, from one micro-batch a GPU to all accumulated ones."""
+    checkpointing: bool = False
+    """Activation checkpointing: activations are computed again in the backward pass."""
+    channels_last: bool = False
+    """Weights and images in the memory format NHWC."""
+    compile: bool = False
+    """torch.compile."""
 
 
 @dataclass(frozen=True)

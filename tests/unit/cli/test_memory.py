@@ -99,7 +99,7 @@ def test_the_text_names_kinds_modules_cards_and_savers(capsys: pytest.CaptureFix
     ("arguments", "said"),
     [
         (("--model", "resnet5O"), "--model resnet50"),
-        (("--optimizer", "lamb"), "--optimizer"),
+        (("--optimizer", "lion"), "--optimizer"),
         (("--loop", "mine"), "--loop"),
         (("--precision", "fp8"), "--precision"),
         (("--instance", "nowhere"), "profiles list"),

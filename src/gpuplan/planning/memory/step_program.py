@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gpuplan_job.step_trace import StepTrace
 
-Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad"]
+Optimizer = Literal["sgd", "adam", "adamw", "rmsprop", "adagrad", "lamb", "own"]
 Loop = Literal[
     "lightning",
     "plain",
@@ -55,13 +55,16 @@ def optimizer_memory(optimizer: Optimizer, momentum: float, weight_decay: float)
 
     The square root of the second moment is one list of temporaries (Adam, AdamW, RMSprop, Adagrad). Weight decay that
     is added to the gradients makes another; AdamW's scales the weights in place. Adagrad also scales the gradients out
-    of place unless weight decay has copied them already.
+    of place unless weight decay has copied them already. LAMB (pytorch-optimizer) goes tensor by tensor, so that its
+    temporaries are those of one. What a user's own optimizer holds is taken to be AdamW's.
     """
     decayed = int(weight_decay > 0)
     if optimizer == "sgd":
         return OptimizerMemory(int(momentum > 0), state_from_start=False, temporaries=decayed)
-    if optimizer == "adamw":
+    if optimizer in ("adamw", "own"):
         return OptimizerMemory(2, state_from_start=False, temporaries=1)
+    if optimizer == "lamb":
+        return OptimizerMemory(2, state_from_start=False, temporaries=0)
     if optimizer == "adam":
         return OptimizerMemory(2, state_from_start=False, temporaries=1 + decayed)
     if optimizer == "rmsprop":

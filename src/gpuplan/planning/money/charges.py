@@ -31,8 +31,8 @@ HOURS_PER_MONTH = 730
 _MINUTES_PER_HOUR = 60
 _GB = 1e9
 _FP32_BYTES = 4
-_STATE_COPIES = {"sgd": 1, "adamw": 2}
-"""Of the weights, that the optimizer keeps: momentum; AdamW's two moments."""
+_STATE_COPIES = {"sgd": 1, "adamw": 2, "lamb": 2, "own": 2}
+"""Of the weights, that the optimizer keeps: momentum; two moments; of a user's own it is taken for two."""
 _PART_BYTES = 8 * 1024**2
 """From there on an upload is cut into parts of this size, each a request: the default of AWS's SDKs; an assumption."""
 _UPLOAD_REQUESTS = 2
@@ -171,6 +171,7 @@ def checkpoint_bytes(inputs: PlanInputs) -> int | Unknown:
     if isinstance(traced, Unknown):
         return traced
     copies = 0 if workload.optimizer == "sgd" and workload.momentum == 0 else _STATE_COPIES[workload.optimizer]
+    copies += workload.ema_decay is not None
     return _FP32_BYTES * traced.step.parameters * (1 + copies)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from gpuplan.core.frozen import Frozen
-from gpuplan_job.contract import Precision
+from gpuplan_job.contract import Optimizer, Precision
 
 
 class Hardware(Frozen):
@@ -48,6 +48,6 @@ class StepLoad(Frozen):
     """The files are read from S3 as they are opened, not from a disk."""
     workers: int | None = None
     """Data loading processes of each GPU's process, 0 for none beside it; None where as many as there are vCPUs."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     momentum: bool = True
     """Of SGD."""

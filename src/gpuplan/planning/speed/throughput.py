@@ -39,8 +39,9 @@ _LAUNCH_FORWARD_SECONDS = 30e-6
 """CPU time of a kernel through Python: 20 to 47 us in published latencies of one image."""
 _LAUNCH_BACKWARD_SECONDS = 12e-6
 """The same from autograd's C++ thread: an assumption. Both decide for tiny inputs only."""
-_ACCESSES = {"sgd": 6.0, "momentum": 11.0, "adamw": 20.0}
-"""How often PyTorch's foreach optimizers read or write each parameter's bytes, weight decay included."""
+_ACCESSES = {"sgd": 6.0, "momentum": 11.0, "adamw": 20.0, "lamb": 32.0, "own": 20.0}
+"""How often PyTorch's foreach optimizers read or write each parameter's bytes, weight decay included. LAMB works tensor
+by tensor and takes norms; one of the user's own is taken for AdamW."""
 _UNSCALE_ACCESSES = 2.0
 """GradScaler divides the gradients by its scale."""
 _BUCKET_ACCESSES = 4.0
