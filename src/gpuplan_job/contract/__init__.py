@@ -21,6 +21,7 @@ from gpuplan_job.contract.workload import (
     OWN,
     BatchSchedule,
     BatchSpec,
+    CodeSpec,
     DataDescription,
     Device,
     Measured,
@@ -32,6 +33,7 @@ from gpuplan_job.contract.workload import (
 
 __all__ = [
     "CLAIM_FILE",
+    "CODE_FILE",
     "EXIT_FILE",
     "FAILURE_FILE",
     "INPUT_FILE",
@@ -45,6 +47,7 @@ __all__ = [
     "BatchSchedule",
     "BatchSpec",
     "BatchSweeps",
+    "CodeSpec",
     "Curve",
     "DataDescription",
     "Decision",
@@ -70,6 +73,8 @@ __all__ = [
 ]
 
 INPUT_FILE = "input.json"
+CODE_FILE = "code.zip"
+"""Beside the input of a job that runs the user's own code."""
 CLAIM_FILE = "claim"
 """Locked (flock) by the launcher for as long as the job lives; holds its process id."""
 EXIT_FILE = "exit.json"

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 
 from gpuplan_job.contract.range_test import SweepSpec
 from gpuplan_job.contract.training import TrainSpec
-from gpuplan_job.contract.workload import BatchSpec, Device, WorkloadSpec
+from gpuplan_job.contract.workload import BatchSpec, CodeSpec, Device, WorkloadSpec
 from gpuplan_job.document import ContractError, Document
 
 PROGRESS_PREFIX = "gpuplan.progress "
@@ -34,6 +34,8 @@ class JobInput(Document):
     device: Device
     sweep: SweepSpec | None = None
     train: TrainSpec | None = None
+    code: CodeSpec | None = None
+    """None where model and data are gpuplan's own kinds."""
 
     def __post_init__(self) -> None:
         """Refuse an input that names no task or two."""
