@@ -63,7 +63,7 @@ def _train(rank: int, gpus: int, port: int, task: Task, file: str) -> None:
         # Newer releases of torch have another name for it, which the oldest that gpuplan supports does not know.
         parallel = DistributedDataParallel(network, broadcast_buffers=False)
     rate = RATES[task.optimizer]
-    optimizer = optim.build(workload, parallel.parameters(), rate)
+    optimizer = optim.build(workload, parallel, rate)
     schedule = optim.schedule(workload, optimizer, TrainSpec(rate), STEPS)
     held = arrays(task.data)
     parallel.train()  # type: ignore[no-untyped-call] # torch leaves it untyped

@@ -35,6 +35,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from gpuplan_job import lr_find
 from gpuplan_job.contract import BatchSpec, JobInput, LrTarget, SweepSpec, WorkloadSpec
 from gpuplan_job.data._in_memory import InMemory
+from gpuplan_job.loaders import DataSets
 
 STEPS = 100
 BATCH = 32
@@ -140,7 +141,8 @@ def gpuplan(case: Case, micro_batches: int = 0) -> int:
         device="cpu",
         sweep=SweepSpec(1, STEPS, LOW, HIGH, 1000, micro_batches, LrTarget("edge", "none", BATCH, 1000)),
     )
-    data = InMemory(case.images, case.labels)
+    held = InMemory(case.images, case.labels)
+    data = DataSets(held, held)
     result = lr_find.range_test(job, "0" * 64, case.build, data, CPU, lambda _progress: None)
     if micro_batches and (result.noise_scale is None or result.noise_scale.micro_batches != micro_batches):
         raise RuntimeError("the noise scale was not measured")

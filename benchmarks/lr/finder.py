@@ -10,6 +10,7 @@ import torch
 
 from gpuplan_job import noise, optim, runtime, sweep_design
 from gpuplan_job.contract import LrTarget, SweepSpec
+from gpuplan_job.learner import Learner
 from gpuplan_job.loaders import permutation
 from gpuplan_job.pace import Pace
 from gpuplan_job.sampling import EpochLayout
@@ -49,10 +50,10 @@ def sweep(task: Task, one: SweepSpec, seed: int, accumulation: int = 1) -> Curve
     workload = task.workload(seed)
     runtime.seed_everything(seed)
     network = task.build()
-    optimizer = optim.build(workload, network.parameters(), one.lr_min)
     pace = Pace("lr-find", one.iterations, BATCH * accumulation, time.perf_counter, lambda _progress: None)
-    scaler = runtime.grad_scaler("fp32", CPU)
-    return Sweeper(workload, one, CPU, pace).sweep(network, optimizer, scaler, _steps(task, seed, accumulation), seed)
+    learner, scaler = Learner.of(network, workload, CPU), runtime.grad_scaler("fp32", CPU)
+    optimizer = learner.optimizer(one.lr_min)
+    return Sweeper(one, pace).sweep(learner, optimizer, scaler, _steps(task, seed, accumulation), seed)
 
 
 def noise_scale(task: Task, seed: int, burn_in: tuple[int, float] = (0, 0.0)) -> NoiseScale | None:
@@ -66,7 +67,7 @@ def noise_scale(task: Task, seed: int, burn_in: tuple[int, float] = (0, 0.0)) ->
         _train(
             network,
             workload.label_smoothing,
-            optim.build(workload, network.parameters(), learning_rate),
+            optim.build(workload, network, learning_rate),
             batches,
             steps,
         )

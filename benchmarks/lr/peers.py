@@ -39,7 +39,7 @@ def torch_lr_finder(task: Task, seed: int) -> float | None:
     from torch_lr_finder import LRFinder
 
     network, loader = _fresh(task, seed)
-    optimizer = optim.build(task.workload(seed), network.parameters(), _LOWEST)
+    optimizer = optim.build(task.workload(seed), network, _LOWEST)
     finder = LRFinder(network, optimizer, nn.CrossEntropyLoss(), device="cpu")
     with _quiet():
         finder.range_test(loader, end_lr=10, num_iter=100)
@@ -64,7 +64,7 @@ def lightning(task: Task, seed: int) -> float | None:
             return nn.functional.cross_entropy(self.network(batch[0]), batch[1])
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
-            return optim.build(task.workload(seed), self.parameters(), self.learning_rate)
+            return optim.build(task.workload(seed), self, self.learning_rate)
 
     with TemporaryDirectory() as folder, _quiet():
         trainer = pl.Trainer(

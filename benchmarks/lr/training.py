@@ -39,7 +39,7 @@ def final_loss(task: Task, learning_rate: float, gpus: int, seed: int, steps: in
     total = workload.epochs * layout.steps if steps is None else steps
     runtime.seed_everything(seed)
     network = task.build()
-    optimizer = optim.build(workload, network.parameters(), learning_rate)
+    optimizer = optim.build(workload, network, learning_rate)
     schedule = optim.schedule(workload, optimizer, TrainSpec(learning_rate), total)
     train_images, train_labels = arrays(task.data).train_images, arrays(task.data).train_labels
     network.train()

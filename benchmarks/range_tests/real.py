@@ -18,6 +18,7 @@ from torch import nn
 from gpuplan_job import data, lr_find
 from gpuplan_job.contract import BatchSpec, JobInput, LrTarget, SweepSpec, WorkloadSpec
 from gpuplan_job.data._in_memory import InMemory
+from gpuplan_job.loaders import DataSets
 from range_tests.recorded import HIGH, LOW
 
 if TYPE_CHECKING:
@@ -143,7 +144,8 @@ def _run(kind: str, optimizer: str, iterations: int, batch: int, spoil: Spoil | 
         device="cpu",
         sweep=SweepSpec(RUNS, iterations, LOW, HIGH, steps, 0, LrTarget("edge", "none", batch, steps)),
     )
-    return lr_find.range_test(job, "0" * 64, network, InMemory(images, labels), CPU, lambda _progress: None)
+    held = InMemory(images, labels)
+    return lr_find.range_test(job, "0" * 64, network, DataSets(held, held), CPU, lambda _progress: None)
 
 
 def first_run_only(result: LrResult) -> LrResult:

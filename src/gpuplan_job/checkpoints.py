@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from gpuplan_job.classifier import Classifier
     from gpuplan_job.contract import EpochMetrics
+    from gpuplan_job.figures import EpochFigures
     from gpuplan_job.manifest import Manifest, Owner
 
 FOLDER = "checkpoints"
@@ -29,15 +29,16 @@ _OURS = ("last*.ckpt", "best*.ckpt", ".*.tmp")
 
 
 class CheckpointKeeper(pl.Callback):
-    """Saves after each epoch's validation; best is the highest validation accuracy, of equals the earlier epoch.
+    """Saves after each epoch's validation; best is the epoch of highest score, of equals the earlier.
 
     Only an epoch whose checkpoint is there can be best: where a resumed training finds its best one damaged, the best
     of the others takes its place.
     """
 
-    def __init__(self, folder: Path, owner: Owner) -> None:
+    def __init__(self, folder: Path, owner: Owner, figures: EpochFigures) -> None:
         self.folder = folder / FOLDER
         self.owner = owner
+        self.figures = figures
         self._whole: dict[int, Manifest] = {}
         """Checkpoints on disk that are what their manifests say, by epoch; rank 0 knows them."""
 
@@ -61,12 +62,12 @@ class CheckpointKeeper(pl.Callback):
     def best_epoch(self, epochs: Sequence[EpochMetrics]) -> int:
         """Return the best of the epochs so far, counted from 1."""
         candidates = [metrics for metrics in epochs if metrics.epoch in self._whole] or epochs
-        return max(candidates, key=lambda metrics: (metrics.val_accuracy, -metrics.epoch)).epoch
+        return max(candidates, key=lambda metrics: (metrics.score, -metrics.epoch)).epoch
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the epoch. Every rank takes part, rank 0 writes."""
-        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
-        epoch = classifier.epochs[-1].epoch
+        del pl_module
+        epoch = self.figures.epochs[-1].epoch
         temporary = self.folder / f".last-{epoch:04d}.ckpt.tmp"
         self.folder.mkdir(parents=True, exist_ok=True)
         trainer.save_checkpoint(temporary)
@@ -77,7 +78,8 @@ class CheckpointKeeper(pl.Callback):
             sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
         last = self.folder / f"last-{epoch:04d}.ckpt"
         self._whole[epoch] = manifest.adopt(temporary, last, epoch, sha256, self.owner)
-        best = self._named(self.best_epoch(classifier.epochs), f"best-{self.best_epoch(classifier.epochs):04d}.ckpt")
+        best_epoch = self.best_epoch(self.figures.epochs)
+        best = self._named(best_epoch, f"best-{best_epoch:04d}.ckpt")
         self._drop_all_but(last, best)
 
     def finish(self, epochs: Sequence[EpochMetrics]) -> None:

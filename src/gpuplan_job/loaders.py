@@ -6,7 +6,7 @@ alone, not on what was drawn before, so that a training can go on at any epoch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,12 +15,21 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from gpuplan_job import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sized
+    from collections.abc import Callable, Iterable, Iterator, Sized
 
+    from gpuplan_job.batch_growth import TrainingLayout
     from gpuplan_job.data import Samples
-    from gpuplan_job.sampling import EpochLayout
 
-    Loader = DataLoader[tuple[torch.Tensor, int]]
+    Loader = DataLoader[Any]
+
+
+class DataSets(NamedTuple):
+    """Training and validation samples, map-style, each with what makes a batch of them: None for PyTorch's own."""
+
+    train: Samples
+    val: Samples
+    train_collate: Callable[[list[Any]], Any] | None = None
+    val_collate: Callable[[list[Any]], Any] | None = None
 
 
 def sample_count(data: Samples) -> int:
@@ -50,16 +59,21 @@ class Draw(list[int]):
 class EpochBatches(Sampler[list[int]]):
     """Batch sampler of one rank: its micro-batches of the epoch set last, in order."""
 
-    def __init__(self, layout: EpochLayout, seed: int, rank: int) -> None:
-        self.layout = layout
+    def __init__(self, training: TrainingLayout, seed: int, rank: int) -> None:
+        self.training = training
         self.seed = seed
         self.rank = rank
         self.epoch = 0
-        self.micro_batches = layout.micro_batches(rank)
+        self.layout = training.epochs[0]
+        """Of the epoch."""
+        self.micro_batches = self.layout.micro_batches(rank)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the permutation that the next iteration draws from."""
+        """Choose the cut and the permutation that the next iteration draws from; past the last epoch its cut stays."""
         self.epoch = epoch
+        layout = self.training.epochs[min(epoch, len(self.training.epochs) - 1)]
+        if layout != self.layout:
+            self.layout, self.micro_batches = layout, layout.micro_batches(self.rank)
 
     def __iter__(self) -> Iterator[Draw]:
         order = permutation(self.layout.samples, self.seed, self.epoch)
@@ -98,11 +112,12 @@ class RankShard(Sampler[int]):
         return len(self.positions)
 
 
-def training_loader(data: Samples, batches: EpochBatches, workers: int, device: torch.device) -> Loader:
+def training_loader(data: DataSets, batches: EpochBatches, workers: int, device: torch.device) -> Loader:
     """Return the loader of a rank's training micro-batches; `batches.set_epoch` before each epoch."""
     return DataLoader(
-        _Prepared(data),
+        _Prepared(data.train),
         batch_sampler=batches,
+        collate_fn=data.train_collate,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
@@ -111,10 +126,11 @@ def training_loader(data: Samples, batches: EpochBatches, workers: int, device: 
     )
 
 
-def validation_loader(data: Samples, shard: RankShard, batch: int, workers: int, device: torch.device) -> Loader:
+def validation_loader(data: DataSets, shard: RankShard, batch: int, workers: int, device: torch.device) -> Loader:
     """Return the loader of a rank's share of the validation set, `batch` samples at a time."""
     return DataLoader(
-        data,
+        data.val,
+        collate_fn=data.val_collate,
         batch_size=batch,
         sampler=shard,
         num_workers=workers,

@@ -10,18 +10,22 @@ import sys
 import time
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
+from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
 from gpuplan_job.decision import decide
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError, write_failure
+from gpuplan_job.finder.feed import samples_in
+from gpuplan_job.learner import Batch, Learner
 from gpuplan_job.pace import Pace
 from gpuplan_job.sampling import EpochLayout
 from gpuplan_job.sweep import Sweeper
@@ -32,8 +36,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from gpuplan_job.contract import Curve, Progress, SweepAt, SweepSpec, WorkloadSpec
-    from gpuplan_job.data import Samples
-    from gpuplan_job.sweep import Batch
+    from gpuplan_job.loaders import DataSets
 
 
 def main(arguments: list[str]) -> int:
@@ -46,12 +49,12 @@ def main(arguments: list[str]) -> int:
         device = runtime.device(job_input.device, 0)
         workload = job_input.workload
         description = data.describe(workload.data)
-        train_set, _ = data.load(workload.data, workload.image_size)
+        sets = loaders.DataSets(*data.load(workload.data, workload.image_size))
         result = range_test(
             job_input,
             sha256_hex(text),
             lambda: model.build(workload.model, description, workload.image_size),
-            train_set,
+            sets,
             device,
             _print_progress,
         )
@@ -66,7 +69,7 @@ def range_test(
     job_input: JobInput,
     input_sha256: str,
     network_factory: Callable[[], nn.Module],
-    train_set: Samples,
+    sets: DataSets,
     device: torch.device,
     on_progress: Callable[[Progress], None],
 ) -> LrResult:
@@ -78,17 +81,17 @@ def range_test(
     Raises:
         JobError: the input is not for a range test on one device, or the data does not fill one optimizer step.
     """
-    spec = _checked(job_input, loaders.sample_count(train_set))
+    spec = _checked(job_input, loaders.sample_count(sets.train))
     workload, batch = job_input.workload, job_input.batch
     pace = Pace(job_input.step, spec.optimizer_steps, batch.global_batch, time.perf_counter, on_progress)
     noise_scale = None
-    single = EpochLayout(loaders.sample_count(train_set), batch.per_gpu, 1, 1)
+    single = EpochLayout(loaders.sample_count(sets.train), batch.per_gpu, 1, 1)
     if (count := noise.micro_batches(spec.noise_micro_batches, single)) > 0:
         pace.begin("noise scale", 0)
-        sampler = loaders.EpochBatches(single, workload.seed, 0)
-        noise_scale = _measure_noise(workload, count, network_factory, (train_set, sampler), device)
+        sampler = loaders.EpochBatches(TrainingLayout((single,)), workload.seed, 0)
+        noise_scale = _measure_noise(job_input, count, network_factory, (sets, sampler), device)
 
-    sweeps = _Sweeps(workload, spec, network_factory, train_set, device, pace)
+    sweeps = _Sweeps(workload, spec, network_factory, sets, device, pace)
     curves = sweeps.run("sweep", spec.own(batch))
     measured = pace.measured(runtime.peak_gib(device), runtime.device_name(device))
     check = None
@@ -113,6 +116,7 @@ def range_test(
         measured=measured,
         versions=runtime.versions(),
         chance_loss=optim.chance_loss(sweeps.targets_seen, workload.label_smoothing),
+        own_optimizer=sweeps.own_optimizer,
     )
     return replace(result, decision=decide(result))
 
@@ -125,41 +129,56 @@ class _Sweeps:
         workload: WorkloadSpec,
         spec: SweepSpec,
         network_factory: Callable[[], nn.Module],
-        train_set: Samples,
+        sets: DataSets,
         device: torch.device,
         pace: Pace,
     ) -> None:
         self.workload, self.spec, self.network_factory = workload, spec, network_factory
-        self.train_set, self.device, self.pace = train_set, device, pace
+        self.sets, self.device, self.pace = sets, device, pace
         self.own_done = 0
         self.targets_seen: Counter[int] = Counter()
-        """How often each class was a target."""
+        """How often each class was a target; empty where the targets are no classes."""
+        self.own_optimizer: Literal["sgd", "adamw"] | None = None
+        """What the optimizer is that the module configures itself."""
 
     def run(self, phase: str, at: SweepAt) -> list[Curve]:
         """Return the curves of all sweeps at one batch; only those of the range test's own batch are timed."""
-        layout = EpochLayout(loaders.sample_count(self.train_set), at.batch.per_gpu, 1, at.batch.accumulation)
-        sweeper = Sweeper(self.workload, replace(self.spec, iterations=at.iterations), self.device, self.pace)
+        layout = EpochLayout(loaders.sample_count(self.sets.train), at.batch.per_gpu, 1, at.batch.accumulation)
+        sweeper = Sweeper(replace(self.spec, iterations=at.iterations), self.pace)
         first = self.own_done
         curves = []
         for run in range(at.runs):
             seed = self.workload.seed + run
             self.pace.begin(f"{phase} {run + 1} of {at.runs}", first + run * at.iterations, timed=first == 0)
             runtime.seed_everything(seed)
-            network = self.network_factory().to(self.device)
+            learner = Learner.of(self.network_factory(), self.workload, self.device)
             steps = _optimizer_steps(
-                self.train_set, loaders.EpochBatches(layout, seed, 0), self.workload.workers, self.device
+                self.sets,
+                loaders.EpochBatches(TrainingLayout((layout,)), seed, 0),
+                self.workload.workers,
+                self.device,
             )
-            optimizer = optim.build(self.workload, network.parameters(), self.spec.lr_min)
+            optimizer = learner.optimizer(self.spec.lr_min)
             scaler = runtime.grad_scaler(self.workload.precision, self.device)
-            curves.append(sweeper.sweep(network, optimizer, scaler, self._counted(steps), seed))
+            curves.append(sweeper.sweep(learner, optimizer, scaler, self._counted(steps), seed))
+            self.own_optimizer = learner.own_optimizer
         self.own_done = first + at.runs * at.iterations
         return curves
 
     def _counted(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
         for batches in steps:
-            for _, targets in batches:
-                self.targets_seen.update(targets.tolist())
+            for batch in batches:
+                self.targets_seen.update(_classes(batch))
             yield batches
+
+
+def _classes(batch: Batch) -> list[int]:
+    """Return the class targets [B] of a batch of pairs; none where it is another kind of batch."""
+    targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None  # noqa: PLR2004 - a pair
+    if isinstance(targets, torch.Tensor) and targets.dim() == 1 and targets.dtype == torch.long:
+        found: list[int] = targets.tolist()
+        return found
+    return []
 
 
 def _checked(job_input: JobInput, samples: int) -> SweepSpec:
@@ -187,45 +206,44 @@ def _checked(job_input: JobInput, samples: int) -> SweepSpec:
 
 
 def _measure_noise(
-    workload: WorkloadSpec,
+    job_input: JobInput,
     micro_batches: int,
     network_factory: Callable[[], nn.Module],
-    source: tuple[Samples, loaders.EpochBatches],
+    source: tuple[DataSets, loaders.EpochBatches],
     device: torch.device,
 ) -> NoiseScale | None:
+    workload = job_input.workload
     runtime.seed_everything(workload.seed)
-    network = network_factory().to(device)
+    learner = Learner.of(network_factory(), workload, device)
     steps = _optimizer_steps(*source, workload.workers, device)
-    measured = noise.measure(
-        network,
-        (batches[0] for batches in islice(steps, micro_batches)),
-        lambda logits, targets: optim.loss(logits, targets, workload.label_smoothing),
-        workload.precision,
-        device,
+    losses = (
+        (samples_in(batches[0]) or 1, partial(learner.loss, batches[0])) for batches in islice(steps, micro_batches)
     )
+    with learner.attached(micro_batches):
+        measured = noise.measure_losses(learner.network, losses, workload.precision, device)
     if device.type == "cuda":
         # The sum of gradients is no part of a training: keep it out of the peak that the training is planned with.
-        del network
+        del learner
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     return measured
 
 
 def _optimizer_steps(
-    train_set: Samples, sampler: loaders.EpochBatches, workers: int, device: torch.device
+    sets: DataSets, sampler: loaders.EpochBatches, workers: int, device: torch.device
 ) -> Iterator[list[Batch]]:
     """Yield the micro-batches of one optimizer step after the other, epoch after epoch, without end.
 
     An epoch's ragged last step is left out: its loss scatters more than its neighbours' and would count the same.
     """
     layout = sampler.layout
-    loader = loaders.training_loader(train_set, sampler, workers, device)
+    loader = loaders.training_loader(sets, sampler, workers, device)
     epoch = 0
     while True:
         sampler.set_epoch(epoch)
         step: list[Batch] = []
-        for (inputs, targets), cut in zip(loader, sampler.micro_batches, strict=True):
-            step.append((inputs, targets))
+        for batch, cut in zip(loader, sampler.micro_batches, strict=True):
+            step.append(batch)
             if cut.last_of_step:
                 if cut.step_samples == layout.global_batch or layout.steps == 1:
                     yield step

@@ -6,7 +6,7 @@ Called by `train` as a Lightning callback. A resumed training reports its own st
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
@@ -20,21 +20,25 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from gpuplan_job.classifier import Batch, Classifier
+    from gpuplan_job.loaders import EpochBatches
 
 
 class Measuring(pl.Callback):
     """Measures this process; it must come before callbacks that wait for the GPU."""
 
-    def __init__(self, device: torch.device, global_batch: int) -> None:
+    def __init__(self, device: torch.device, batches: EpochBatches) -> None:
         self.device = device
-        self.global_batch = global_batch
+        self.batches = batches
         self.clock = StepClock(device)
+        self._layout = batches.layout
+        """Whose steps the clock times: a growing batch makes others, and those of the last epochs count."""
         self._earlier: Measured | None = None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Restart the clock: validation and checkpoints are not training time."""
         del trainer, pl_module
+        if self.batches.layout != self._layout:
+            self._layout, self.clock = self.batches.layout, StepClock(self.device)
         self.clock.restart()
 
     def on_train_batch_end(
@@ -42,13 +46,12 @@ class Measuring(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Tensor | Mapping[str, object] | None,
-        batch: Batch,
+        batch: Any,  # noqa: ANN401 - a batch is what the loader gives
         batch_idx: int,
     ) -> None:
         """Mark the end of an optimizer step."""
-        del trainer, outputs, batch
-        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
-        if classifier.batches.micro_batches[batch_idx].last_of_step:
+        del trainer, pl_module, outputs, batch
+        if self.batches.micro_batches[batch_idx].last_of_step:
             self.clock.tick()
 
     def measured(self) -> Measured:
@@ -62,7 +65,7 @@ class Measuring(pl.Callback):
         seconds = self.clock.median_seconds()
         return Measured(
             step_seconds=seconds,
-            samples_per_second=self.global_batch / seconds,
+            samples_per_second=self.batches.layout.global_batch / seconds,
             peak_gib=runtime.peak_gib(self.device),
             device=runtime.device_name(self.device),
         )

@@ -20,7 +20,7 @@ from gpuplan_job.rules.base import Sweep
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpuplan_job.contract import Curve, LrResult, SweepSpec, WorkloadSpec
+    from gpuplan_job.contract import Curve, LrResult, SweepSpec
     from gpuplan_job.curve import SmoothedCurve
     from gpuplan_job.rules.base import Rule
 
@@ -108,7 +108,8 @@ def suggest(result: LrResult, rule: str) -> Suggestion | NoSuggestion:
 
 def suggest_at(result: LrResult, sweeps: BatchSweeps, rule: str) -> Suggestion | NoSuggestion:
     """Do as `suggest` with a result's sweeps at another batch; errors are the same."""
-    sweep = sweep_of(result.sweep, sweeps.at.iterations, sweeps.at.reference_steps, result.workload)
+    optimizer = result.own_optimizer or result.workload.optimizer
+    sweep = sweep_of(result.sweep, sweeps.at.iterations, sweeps.at.reference_steps, optimizer)
     to_reach = None
     if result.chance_loss is not None:
         passes = sweep.iterations * result.workload.epochs / sweep.reference_steps
@@ -116,10 +117,10 @@ def suggest_at(result: LrResult, sweeps: BatchSweeps, rule: str) -> Suggestion |
     return suggest_from(sweeps.curves, sweep, rule, to_reach)
 
 
-def sweep_of(spec: SweepSpec, iterations: int, reference_steps: int, workload: WorkloadSpec) -> Sweep:
+def sweep_of(spec: SweepSpec, iterations: int, reference_steps: int, optimizer: str) -> Sweep:
     """Return what a rule is told of sweeps over the range of `spec`."""
     decades = math.log10(spec.lr_max / spec.lr_min) if 0 < spec.lr_min < spec.lr_max else 0.0
-    return Sweep(iterations, decades, reference_steps, workload.optimizer)
+    return Sweep(iterations, decades, reference_steps, optimizer)
 
 
 def suggest_from(

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from gpuplan_job import process_tree
 from gpuplan_job.atomic import write_atomic
+from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import TRAIN_RESULT_FILE, JobInput, Progress, TrainResult
 from gpuplan_job.document import ContractError, sha256_hex
 from gpuplan_job.failures import JobError
 from gpuplan_job.process import Process
-from gpuplan_job.sampling import EpochLayout
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from lightning_fabric.plugins import CheckpointIO
     from torch import nn
 
-    from gpuplan_job.contract import BatchSpec
-    from gpuplan_job.data import Samples
+    from gpuplan_job.loaders import DataSets, EpochBatches
 
 
 def main(arguments: list[str]) -> int:
@@ -56,11 +55,11 @@ def fit(
     job_input: JobInput,
     input_sha256: str,
     network: nn.Module,
-    data: tuple[Samples, Samples],
+    data: DataSets,
     folder: Path,
     process: Process,
 ) -> TrainResult:
-    """Train `network` on (training, validation) data in this process, one of `process.world_size`; every rank calls it.
+    """Train `network`, or a LightningModule, in this process, one of `process.world_size`; every rank calls it.
 
     Checkpoints are written below `folder`; where it holds one of this very job that verifies, training goes on from
     it. The result counts all epochs. It is the same on every rank, but for what each measured itself, and for the best
@@ -69,9 +68,11 @@ def fit(
     Raises:
         JobError: the input does not fit the processes or the data, or the training diverged.
     """
-    from gpuplan_job import checkpoint_io, checkpoints, loaders, runtime
-    from gpuplan_job.classifier import Classifier
+    from gpuplan_job import checkpoint_io, checkpoints, lightning_subject, loaders, network_options, runtime
+    from gpuplan_job.ema import WeightAverage
+    from gpuplan_job.epoch_draws import EpochDraws
     from gpuplan_job.fail_fast import FailFast
+    from gpuplan_job.figures import EpochFigures
     from gpuplan_job.manifest import Owner
     from gpuplan_job.measuring import Measuring
     from gpuplan_job.training_progress import TrainingProgress
@@ -83,30 +84,38 @@ def fit(
         problem = f"{process.world_size} processes run, the plan says {batch.world_size}"
         raise JobError("internal", problem, "start the job with gpuplan_job.launch")
     device = runtime.device(job_input.device, process.local_rank, process.local_world_size)
-    train_set, val_set = data
-    layout = _layout(loaders.sample_count(train_set), loaders.sample_count(val_set), batch)
-    batches = loaders.EpochBatches(layout, workload.seed, process.rank)
-    shard = loaders.RankShard(loaders.sample_count(val_set), process.rank, process.world_size)
-    classifier = Classifier(network, workload, batches, job_input.train)
-    measuring = Measuring(device, layout.global_batch)
-    keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input))
-    progress = TrainingProgress(job_input.step, _print)
+    training = _layout(loaders.sample_count(data.train), loaders.sample_count(data.val), job_input)
+    batches = loaders.EpochBatches(training, workload.seed, process.rank)
+    shard = loaders.RankShard(loaders.sample_count(data.val), process.rank, process.world_size)
+    network = network_options.apply(network, workload, device, world_size=process.world_size)
+    module = lightning_subject.module_of(network, workload, job_input.train, training)
+    figures = EpochFigures(batches, job_input.train.learning_rate)
+    measuring = Measuring(device, batches)
+    keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input), figures)
     files = checkpoint_io.CheckpointFiles()
-    # The keeper before the progress: an epoch that is reported is one that is kept.
-    callbacks = [measuring, keeper, progress, FailFast(folder, job_input, process)]
-    trainer = _trainer(job_input, folder, (device, process), callbacks, files)
+    # The order counts: an epoch is drawn, then averaged and summed up, and one that is reported is one that is kept.
+    callbacks = [
+        EpochDraws(batches),
+        *([WeightAverage(workload.ema_decay)] if workload.ema_decay is not None else []),
+        figures,
+        measuring,
+        keeper,
+        TrainingProgress(job_input.step, figures, _print),
+        FailFast(folder, job_input, process),
+    ]
+    trainer = _trainer(job_input, folder, (device, process), callbacks, (files, batches))
     # The ranks must agree on a checkpoint before Lightning asks for it; its own set-up finds this done.
     trainer.strategy.setup_environment()
     files.resumed = checkpoint_io.shared(keeper.find(_say) if process.rank == 0 else None, process)
     trainer.fit(
-        classifier,
-        loaders.training_loader(train_set, batches, workload.workers, device),
-        loaders.validation_loader(val_set, shard, batch.per_gpu, workload.workers, device),
+        module,
+        loaders.training_loader(data, batches, workload.workers, device),
+        loaders.validation_loader(data, shard, batch.per_gpu, workload.workers, device),
         ckpt_path=None if files.resumed is None else checkpoint_io.RESUME,
     )
-    best_epoch = keeper.best_epoch(classifier.epochs)
+    best_epoch = keeper.best_epoch(figures.epochs)
     if process.rank == 0:
-        keeper.finish(classifier.epochs)
+        keeper.finish(figures.epochs)
     return TrainResult(
         run_id=job_input.run_id,
         step=job_input.step,
@@ -114,7 +123,7 @@ def fit(
         input_sha256=input_sha256,
         world_size=process.world_size,
         learning_rate=job_input.train.learning_rate,
-        epochs=classifier.epochs,
+        epochs=figures.epochs,
         best_epoch=best_epoch,
         best_checkpoint=checkpoints.BEST,
         last_checkpoint=checkpoints.LAST,
@@ -125,23 +134,24 @@ def fit(
 
 
 def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Process) -> TrainResult:
-    from gpuplan_job import data, model, runtime
+    from gpuplan_job import data, loaders, model, runtime
 
     workload = job_input.workload
     runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
     description = data.describe(workload.data)
-    sets = data.load(workload.data, workload.image_size)
+    sets = loaders.DataSets(*data.load(workload.data, workload.image_size))
     runtime.seed_everything(workload.seed)
     network = model.build(workload.model, description, workload.image_size)
     return fit(job_input, input_sha256, network, sets, folder, process)
 
 
-def _layout(train_samples: int, val_samples: int, batch: BatchSpec) -> EpochLayout:
+def _layout(train_samples: int, val_samples: int, job_input: JobInput) -> TrainingLayout:
+    batch, workload = job_input.batch, job_input.workload
     if val_samples < batch.world_size:
         problem = f"{val_samples} validation samples do not reach {batch.world_size} processes"
         raise JobError("data", problem, "validate with at least one sample per GPU")
     try:
-        return EpochLayout(train_samples, batch.per_gpu, batch.world_size, batch.accumulation)
+        return TrainingLayout.of(train_samples, batch, workload.batch_schedule, workload.epochs)
     except ValueError as error:
         raise JobError("usage", str(error), "use a smaller --per-gpu-batch or --accumulate, or more data") from error
 
@@ -151,32 +161,36 @@ def _trainer(
     folder: Path,
     place: tuple[torch.device, Process],
     callbacks: list[pl.Callback],
-    files: CheckpointIO,
+    sources: tuple[CheckpointIO, EpochBatches],
 ) -> pl.Trainer:
     import pytorch_lightning as pl
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
     from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-    from pytorch_lightning.strategies import DDPStrategy
 
+    from gpuplan_job import weighting
     from gpuplan_job.runtime import lightning_precision
 
     _quieten()
-    device, process = place
+    (device, process), (files, batches) = place, sources
     distributed = process.world_size > 1
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    # Without buffer broadcasts a forward pass holds no collective, so ranks may validate unequal numbers of batches;
-    # the classifier broadcasts the buffers itself when they matter.
-    ddp = DDPStrategy(process_group_backend=backend, broadcast_buffers=False)
-    return pl.Trainer(
+
+    def current_weight() -> float:
+        cut = batches.micro_batches[trainer.fit_loop.epoch_loop.batch_idx]
+        return weighting.weight(cut, batches.layout)
+
+    trainer = pl.Trainer(
         accelerator="gpu" if device.type == "cuda" else device.type,
         devices=process.local_world_size,
         num_nodes=process.nodes,
-        strategy=ddp if distributed else "auto",
+        strategy=weighting.strategy(device, distributed=distributed, current_weight=current_weight),
         # Named, so that Lightning does not take a scheduler's variables in the environment for its own.
         plugins=[TorchElasticEnvironment() if distributed else LightningEnvironment(), files],
         precision=lightning_precision(job_input.workload.precision, device),
         max_epochs=job_input.workload.epochs,
-        accumulate_grad_batches=job_input.batch.accumulation,
+        accumulate_grad_batches=batches.layout.accumulation,
+        gradient_clip_val=job_input.workload.clip_norm,
+        # An epoch's number of micro-batches is asked for anew where it changes.
+        reload_dataloaders_every_n_epochs=1 if batches.training.grows else 0,
         callbacks=callbacks,
         default_root_dir=folder,
         use_distributed_sampler=False,
@@ -186,6 +200,7 @@ def _trainer(
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+    return trainer
 
 
 def _quieten() -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 
-from gpuplan_job.classifier import require_finite
 from gpuplan_job.contract import Progress
 
 if TYPE_CHECKING:
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from gpuplan_job.classifier import Batch, Classifier
+    from gpuplan_job.figures import EpochFigures
 
 _PERIOD_SECONDS = 1.0
 
@@ -30,10 +29,12 @@ class TrainingProgress(pl.Callback):
     def __init__(
         self,
         step: str,
+        figures: EpochFigures,
         emit: Callable[[Progress], None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.step = step
+        self.figures = figures
         self.emit = emit
         self.clock = clock
         self._reported = clock()
@@ -55,7 +56,7 @@ class TrainingProgress(pl.Callback):
         trainer: pl.Trainer,
         pl_module: pl.LightningModule,
         outputs: Tensor | Mapping[str, object] | None,
-        batch: Batch,
+        batch: Any,  # noqa: ANN401 - a batch is what the loader gives
         batch_idx: int,
     ) -> None:
         """Look at the loss about once a second and report.
@@ -63,40 +64,36 @@ class TrainingProgress(pl.Callback):
         Raises:
             JobError: the loss is not finite.
         """
-        del outputs, batch, batch_idx
+        del pl_module, outputs, batch, batch_idx
         seconds = self.clock() - self._reported
         if seconds < _PERIOD_SECONDS:
             return
-        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
-        loss = classifier.mean_train_loss()
-        require_finite(loss, classifier.learning_rate, trainer.global_step)
-        rate = (trainer.global_step - self._done_then) * classifier.layout.global_batch / seconds
+        loss = self.figures.mean_train_loss()
+        self.figures.require_finite(loss, trainer.global_step)
+        rate = (trainer.global_step - self._done_then) * self.figures.batches.layout.global_batch / seconds
         self._reported, self._done_then = self.clock(), trainer.global_step
-        values = {"loss": loss, "learning_rate": classifier.last_rate, "samples_per_second": rate}
-        self._report(trainer, classifier, values)
+        self._report(trainer, {"loss": loss, "learning_rate": self.figures.last_rate, "samples_per_second": rate})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report the epoch's exact figures."""
-        classifier: Classifier = pl_module  # type: ignore[assignment] # train pairs the two
-        metrics = classifier.epochs[-1]
-        values = {
-            "loss": metrics.train_loss,
-            "learning_rate": metrics.learning_rate,
-            "val_loss": metrics.val_loss,
-            "val_accuracy": metrics.val_accuracy,
-        }
-        self._report(trainer, classifier, values)
+        del pl_module
+        metrics = self.figures.epochs[-1]
+        values = {"loss": metrics.train_loss, "learning_rate": metrics.learning_rate}
+        for name in ("val_loss", "val_accuracy"):
+            if (value := getattr(metrics, name)) is not None:
+                values[name] = value
+        self._report(trainer, values)
 
-    def _report(self, trainer: pl.Trainer, classifier: Classifier, values: dict[str, float]) -> None:
+    def _report(self, trainer: pl.Trainer, values: dict[str, float]) -> None:
         if not trainer.is_global_zero:
             return
-        epochs = classifier.workload.epochs
+        training = self.figures.batches.training
         self.emit(
             Progress(
                 step=self.step,
-                phase=f"epoch {classifier.current_epoch + 1} of {epochs}",
+                phase=f"epoch {trainer.current_epoch + 1} of {len(training.epochs)}",
                 done=trainer.global_step,
-                total=classifier.layout.steps * epochs,
+                total=training.steps,
                 values=values,
             )
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec, WorkloadSpec
+from gpuplan_job.loaders import DataSets
 from gpuplan_job.process import Process
 from gpuplan_job.train import fit
 
@@ -81,7 +82,7 @@ def run(name: str, folder: Path, process: Process) -> None:
     job_input = JobInput("run-1", "train", 1, "plan", workload(name), batch, "cpu", train=TrainSpec(LEARNING_RATE))
     train_set, val_set = data()
     folder.mkdir(parents=True, exist_ok=True)
-    result = fit(job_input, "0" * 64, network(name), (train_set, val_set), folder, process)
+    result = fit(job_input, "0" * 64, network(name), DataSets(train_set, val_set), folder, process)
     seen = {"train": train_set.asked, "val": val_set.asked}
     (folder / f"seen-{process.rank}.json").write_text(json.dumps(seen))
     if process.rank == 0:

@@ -19,11 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from gpuplan_job import checkpoint_io, loaders, manifest, train
+from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.checkpoints import CheckpointKeeper
-from gpuplan_job.classifier import Classifier
 from gpuplan_job.contract import BatchSpec, JobInput, Progress, TrainResult, TrainSpec
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
+from gpuplan_job.figures import EpochFigures
+from gpuplan_job.lightning_subject import module_of
 from gpuplan_job.manifest import Owner
 from gpuplan_job.process import Process
 from gpuplan_job.sampling import EpochLayout
@@ -89,7 +91,7 @@ def job_input(train_input: JobInput) -> JobInput:
 def fit(
     job_input: JobInput, folder: Path, after_steps: int | None = None, data: Augmented | None = None
 ) -> TrainResult:
-    sets = (data or Augmented(SAMPLES), Augmented(20, shaken=False))
+    sets = loaders.DataSets(data or Augmented(SAMPLES), Augmented(20, shaken=False))
     # What a process has drawn before must not matter.
     torch.manual_seed(random.SystemRandom().getrandbits(31))
     plain = job_input.train == STILL
@@ -343,15 +345,17 @@ def test_every_name_that_is_not_yet_whole_is_hidden(tmp_path: Path, job_input: J
 def train_with(job_input: JobInput, folder: Path, plugins: list[Any], resume: bytes | None = None) -> pl.Trainer:
     """Train two epochs with Lightning alone around the keeper."""
     layout = EpochLayout(SAMPLES, 8, 1, 1)
-    batches = loaders.EpochBatches(layout, 0, 0)
-    workload = replace(job_input.workload, epochs=2)
+    training = TrainingLayout((layout, layout))
+    batches = loaders.EpochBatches(training, 0, 0)
+    figures = EpochFigures(batches, 0.05)
+    sets = loaders.DataSets(Augmented(SAMPLES), Augmented(20, shaken=False))
     files = next(plugin for plugin in plugins if isinstance(plugin, checkpoint_io.CheckpointFiles))
     files.resumed = resume
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=2,
         plugins=plugins,
-        callbacks=[CheckpointKeeper(folder, Owner.of(job_input))],
+        callbacks=[figures, CheckpointKeeper(folder, Owner.of(job_input), figures)],
         default_root_dir=folder,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,
@@ -362,9 +366,9 @@ def train_with(job_input: JobInput, folder: Path, plugins: list[Any], resume: by
     )
     cpu = torch.device("cpu")
     trainer.fit(
-        Classifier(Cut(None), workload, batches, TrainSpec(0.05)),
-        loaders.training_loader(Augmented(SAMPLES), batches, 0, cpu),
-        loaders.validation_loader(Augmented(20, shaken=False), loaders.RankShard(20, 0, 1), 8, 0, cpu),
+        module_of(Cut(None), replace(job_input.workload, epochs=2), TrainSpec(0.05), training),
+        loaders.training_loader(sets, batches, 0, cpu),
+        loaders.validation_loader(sets, loaders.RankShard(20, 0, 1), 8, 0, cpu),
         ckpt_path=checkpoint_io.RESUME if resume else None,
     )
     return trainer

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -83,7 +83,10 @@ def test_two_processes_train_as_a_plain_loop_over_whole_batches(
     micro, accumulation = worker.GLOBAL[scenario]
     layout = EpochLayout(worker.TRAIN_SAMPLES, micro, 1, accumulation)
     network = worker.network(scenario)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    weights_alone = [p for name, p in network.named_parameters() if name.endswith("weight")]
+    biases = [p for name, p in network.named_parameters() if name.endswith("bias")]
+    groups: list[dict[str, Any]] = [{"params": weights_alone, "weight_decay": 1e-3}, {"params": biases}]
+    optimizer = torch.optim.SGD(groups, lr=0.05, momentum=0.9)
     schedule = optim.schedule(workload, optimizer, TrainSpec(worker.LEARNING_RATE), layout.steps * worker.EPOCHS)
     for epoch in range(worker.EPOCHS):
         order = loaders.permutation(worker.TRAIN_SAMPLES, workload.seed, epoch)
@@ -123,7 +126,7 @@ def test_the_accuracy_is_exactly_that_of_the_saved_best_checkpoint(runs: dict[in
     folder = runs[2] / "batchnorm"
     reached = result(folder)
     best = reached.best
-    assert best.val_accuracy == max(epoch.val_accuracy for epoch in reached.epochs)
+    assert best.score == max(epoch.score for epoch in reached.epochs)
     network = worker.network("batchnorm")
     network.load_state_dict(weights(folder, reached.best_checkpoint))
     _, val = worker.data()
@@ -134,7 +137,7 @@ def test_the_accuracy_is_exactly_that_of_the_saved_best_checkpoint(runs: dict[in
     assert best.val_accuracy == correct / worker.VAL_SAMPLES
     loss = torch.nn.functional.cross_entropy(logits, labels).item()
     assert best.val_loss == pytest.approx(loss, rel=1e-5)
-    assert best.val_accuracy > 0.4
+    assert best.score > 0.4
 
 
 def test_last_and_best_and_their_manifests_are_all_that_is_left(runs: dict[int, Path]) -> None:

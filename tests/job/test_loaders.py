@@ -12,13 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gpuplan_job import data, loaders
+from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.sampling import EpochLayout
 
 LAYOUT = EpochLayout(103, per_gpu=4, world_size=3, accumulation=2)
 
 
 def test_ranks_share_out_every_sample_once_each_epoch_in_another_order() -> None:
-    samplers = [loaders.EpochBatches(LAYOUT, 7, rank) for rank in range(3)]
+    samplers = [loaders.EpochBatches(TrainingLayout((LAYOUT,)), 7, rank) for rank in range(3)]
     orders = []
     for epoch in (0, 1):
         for sampler in samplers:
@@ -31,9 +32,9 @@ def test_ranks_share_out_every_sample_once_each_epoch_in_another_order() -> None
 
 
 def test_an_epoch_can_be_drawn_again() -> None:
-    sampler = loaders.EpochBatches(LAYOUT, 7, 0)
+    sampler = loaders.EpochBatches(TrainingLayout((LAYOUT,)), 7, 0)
     assert list(sampler) == list(sampler)
-    assert list(sampler) != list(loaders.EpochBatches(LAYOUT, 8, 0))
+    assert list(sampler) != list(loaders.EpochBatches(TrainingLayout((LAYOUT,)), 8, 0))
 
 
 def test_a_permutation_leaves_the_global_generator_alone() -> None:
@@ -51,19 +52,23 @@ def test_validation_shards_hold_each_sample_once(samples: int, world_size: int) 
 
 def test_workers_bring_the_same_batches_as_the_process_itself() -> None:
     train, val = data.load("digits", None)
-    layout = EpochLayout(loaders.sample_count(train), 500, 1, 1)
+    sets, cpu = loaders.DataSets(train, val), torch.device("cpu")
+    layout = TrainingLayout((EpochLayout(loaders.sample_count(train), 500, 1, 1),))
     alone, helped = (
         [
             images
             for images, _ in loaders.training_loader(
-                train, loaders.EpochBatches(layout, 0, 0), workers, torch.device("cpu")
+                loaders.DataSets(train, val),
+                loaders.EpochBatches(TrainingLayout((layout,)), 0, 0),
+                workers,
+                torch.device("cpu"),
             )
         ]
         for workers in (0, 1)
     )
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))
     shard = loaders.RankShard(loaders.sample_count(val), 1, 2)
-    batches = list(loaders.validation_loader(val, shard, 100, 0, torch.device("cpu")))
+    batches = list(loaders.validation_loader(sets, shard, 100, 0, cpu))
     assert [len(labels) for _, labels in batches] == [100, 80]
 
 
@@ -79,9 +84,9 @@ class Shaken(Dataset[tuple[Tensor, int]]):
 
 
 def shaken(rank: int, epoch: int, workers: int) -> Tensor:
-    batches = loaders.EpochBatches(LAYOUT, 7, rank)
+    batches = loaders.EpochBatches(TrainingLayout((LAYOUT,)), 7, rank)
     batches.set_epoch(epoch)
-    loader = loaders.training_loader(Shaken(), batches, workers, torch.device("cpu"))
+    loader = loaders.training_loader(loaders.DataSets(Shaken(), Shaken()), batches, workers, torch.device("cpu"))
     return torch.cat([samples for samples, _ in loader])
 
 
@@ -104,7 +109,7 @@ def test_loading_leaves_the_generators_of_the_process_alone() -> None:
 
 def test_only_the_training_keeps_its_workers_between_epochs() -> None:
     train, val = data.load("digits", None)
-    batches = loaders.EpochBatches(EpochLayout(loaders.sample_count(train), 500, 1, 1), 0, 0)
-    cpu = torch.device("cpu")
-    assert loaders.training_loader(train, batches, 1, cpu).persistent_workers
-    assert not loaders.validation_loader(val, loaders.RankShard(9, 0, 1), 3, 1, cpu).persistent_workers
+    batches = loaders.EpochBatches(TrainingLayout((EpochLayout(loaders.sample_count(train), 500, 1, 1),)), 0, 0)
+    sets, cpu = loaders.DataSets(train, val), torch.device("cpu")
+    assert loaders.training_loader(sets, batches, 1, cpu).persistent_workers
+    assert not loaders.validation_loader(sets, loaders.RankShard(9, 0, 1), 3, 1, cpu).persistent_workers

@@ -28,6 +28,8 @@ from gpuplan_job.contract import (
 )
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
+from gpuplan_job.learner import Learner
+from gpuplan_job.loaders import DataSets
 from gpuplan_job.pace import Pace
 from gpuplan_job.suggestion import Suggestion, suggest
 from gpuplan_job.sweep import Sweeper
@@ -106,12 +108,12 @@ class Poisoned(nn.Module):
 
 
 def run(job_input: JobInput, factory: Callable[[], nn.Module] = mlp) -> LrResult:
-    return lr_find.range_test(job_input, "digest", factory, blobs(), CPU, lambda _progress: None)
+    return lr_find.range_test(job_input, "digest", factory, DataSets(blobs(), blobs()), CPU, lambda _progress: None)
 
 
 def quiet_sweeper(spec: SweepSpec, on_progress: Callable[[Progress], None] = lambda _progress: None) -> Sweeper:
     ticks = count(0.0, 2.0)
-    return Sweeper(WORKLOAD, spec, CPU, Pace("lr-find", spec.iterations, 16, lambda: next(ticks), on_progress))
+    return Sweeper(spec, Pace("lr-find", spec.iterations, 16, lambda: next(ticks), on_progress))
 
 
 def endless(gain: float = 1.0, seen: list[int] | None = None) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -220,7 +222,9 @@ def test_parameter_groups_keep_the_ratio_of_their_lrs() -> None:
     spec = replace(SWEEP, iterations=30, lr_max=1e-2)
     groups: list[dict[str, object]] = [{"params": first, "lr": 1e-6}, {"params": second}]
     optimizer = torch.optim.SGD(groups, lr=1e-5)
-    quiet_sweeper(spec).sweep(network, optimizer, torch.amp.GradScaler("cpu", enabled=False), endless(), 0)
+    quiet_sweeper(spec).sweep(
+        Learner.of(network, WORKLOAD, CPU), optimizer, torch.amp.GradScaler("cpu", enabled=False), endless(), 0
+    )
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([1e-3, 1e-2])
 
 
@@ -233,7 +237,7 @@ def test_a_step_the_scaler_skips_is_no_point_and_is_tried_again_at_the_same_lr()
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-9)
     sweeper = quiet_sweeper(spec, progress.append)
-    curve = sweeper.sweep(network, optimizer, scaler, endless(gain=100.0, seen=seen), 0)
+    curve = sweeper.sweep(Learner.of(network, WORKLOAD, CPU), optimizer, scaler, endless(gain=100.0, seen=seen), 0)
     assert curve.stop_reason == "completed"
     assert sorted({line.done for line in progress}) == list(range(31))
     assert curve.learning_rates == pytest.approx([1e-9 * 10 ** (3 * i / 29) for i in range(30)])
@@ -251,7 +255,9 @@ def test_gradients_that_are_never_finite_end_the_sweep() -> None:
 
     network = InfiniteSlope()
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-5)
-    curve = quiet_sweeper(SWEEP).sweep(network, optimizer, torch.amp.GradScaler("cpu"), endless(), 0)
+    curve = quiet_sweeper(SWEEP).sweep(
+        Learner.of(network, WORKLOAD, CPU), optimizer, torch.amp.GradScaler("cpu"), endless(), 0
+    )
     assert curve.stop_reason == "non-finite"
     assert curve.losses == []
 
@@ -259,7 +265,7 @@ def test_gradients_that_are_never_finite_end_the_sweep() -> None:
 def test_progress_names_the_sweep_and_counts_to_the_total() -> None:
     seen: list[Progress] = []
     spec = replace(SWEEP, runs=2, iterations=10, lr_max=1e-2)
-    lr_find.range_test(job(spec), "digest", mlp, blobs(), CPU, seen.append)
+    lr_find.range_test(job(spec), "digest", mlp, DataSets(blobs(), blobs()), CPU, seen.append)
     assert seen[-1].done == seen[-1].total == 20
     assert seen[-1].phase == "sweep 2 of 2"
     assert set(seen[-1].values) == {"loss", "learning_rate", "samples_per_second"}

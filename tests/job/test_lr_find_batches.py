@@ -27,6 +27,7 @@ from gpuplan_job.contract import (
 )
 from gpuplan_job.decision import decide
 from gpuplan_job.failures import JobError
+from gpuplan_job.loaders import DataSets
 from gpuplan_job.suggestion import Suggestion, suggest_at
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ def run(
     factory: Callable[[], nn.Module] = mlp,
     on_progress: Callable[[Progress], None] = lambda _progress: None,
 ) -> LrResult:
-    return lr_find.range_test(job_input, "digest", factory, blobs(), CPU, on_progress)
+    return lr_find.range_test(job_input, "digest", factory, DataSets(blobs(), blobs()), CPU, on_progress)
 
 
 def test_check_and_compared_batches_leave_the_range_tests_own_curves_as_they_are() -> None:

@@ -125,11 +125,11 @@ def test_versions_and_memory_are_known() -> None:
 
 
 def test_the_optimizer_is_the_workloads(train_input: JobInput) -> None:
-    parameters = [nn.Parameter(torch.ones(2))]
-    sgd = optim.build(train_input.workload, parameters, 0.1)
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    sgd = optim.build(train_input.workload, network, 0.1)
     assert isinstance(sgd, torch.optim.SGD)
-    assert (sgd.defaults["momentum"], sgd.defaults["weight_decay"]) == (0.9, 5e-4)
-    adamw = optim.build(replace(train_input.workload, optimizer="adamw"), parameters, 0.1)
+    assert (sgd.defaults["momentum"], sgd.param_groups[0]["weight_decay"]) == (0.9, 5e-4)
+    adamw = optim.build(replace(train_input.workload, optimizer="adamw"), network, 0.1)
     assert isinstance(adamw, torch.optim.AdamW)
     assert adamw.param_groups[0]["lr"] == 0.1
 
@@ -140,7 +140,7 @@ def test_a_schedule_lasts_exactly_its_steps_and_leaves_momentum_alone(
     train_input: JobInput, name: Literal["onecycle", "constant"], total: int
 ) -> None:
     workload = replace(train_input.workload, schedule=name)
-    optimizer = optim.build(workload, [nn.Parameter(torch.ones(2))], 0.5)
+    optimizer = optim.build(workload, nn.Linear(1, 2), 0.5)
     schedule = optim.schedule(workload, optimizer, TrainSpec(0.5), total)
     rates = []
     for _ in range(total):

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
-import torch
 from torch import nn
 
 from gpuplan_job import optim
@@ -23,7 +22,7 @@ Name = Literal["sgd", "adamw"]
 
 
 def made(workload: WorkloadSpec, train: TrainSpec, total: int) -> tuple[Optimizer, LRScheduler]:
-    optimizer = optim.build(workload, [nn.Parameter(torch.ones(2))], train.learning_rate)
+    optimizer = optim.build(workload, nn.Linear(1, 2), train.learning_rate)
     return optimizer, optim.schedule(workload, optimizer, train, total)
 
 

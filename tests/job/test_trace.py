@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gpuplan_job import model
+from gpuplan_job import activation_checkpointing, model
 from gpuplan_job.contract import DataDescription
 from gpuplan_job.failures import JobError
 from gpuplan_job.step_trace import KINDS, InputSpec, StepTrace, TraceRequest
-from gpuplan_job.trace import checkpointing, fake_cuda
+from gpuplan_job.trace import fake_cuda
 from gpuplan_job.trace.step import trace
 
 if TYPE_CHECKING:
@@ -185,7 +185,7 @@ def test_checkpointing_keeps_less_and_computes_more() -> None:
 def test_checkpointing_leaves_the_result_of_a_network_as_it_was() -> None:
     network = model.build("resnet18", _described(), None).train()
     other = copy.deepcopy(network)
-    checkpointing.apply(other)
+    activation_checkpointing.apply(other)
     images = torch.randn(4, 3, 32, 32)
     outputs = [one(images) for one in (network, other)]
     assert torch.equal(*outputs)

@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from gpuplan_job import train
 from gpuplan_job.contract import BatchSpec, Failure, FailureKind, JobInput, TrainResult, TrainSpec
 from gpuplan_job.failures import JobError
+from gpuplan_job.loaders import DataSets
 from gpuplan_job.process import Process
 
 if TYPE_CHECKING:
@@ -38,12 +39,12 @@ class Points(Dataset[tuple[Tensor, int]]):
 
 def fit(job_input: JobInput, folder: Path, samples: int = 50, process: Process = ALONE) -> TrainResult:
     torch.manual_seed(0)
-    return train.fit(job_input, "0" * 64, nn.Linear(3, 2), (Points(samples), Points(20)), folder, process)
+    return train.fit(job_input, "0" * 64, nn.Linear(3, 2), DataSets(Points(samples), Points(20)), folder, process)
 
 
 def test_a_separable_problem_is_learned(tmp_path: Path, train_input: JobInput) -> None:
     result = fit(replace(train_input, batch=BatchSpec(8, 1, 1)), tmp_path)
-    assert result.epochs[-1].val_accuracy >= 0.9
+    assert result.epochs[-1].score >= 0.9
     assert result.epochs[-1].train_loss < result.epochs[0].train_loss
     assert result.epochs[-1].learning_rate < result.learning_rate
 
@@ -58,7 +59,7 @@ def test_bf16_mixed_trains_on_a_cpu(tmp_path: Path, train_input: JobInput) -> No
     workload = replace(train_input.workload, precision="bf16-mixed", epochs=1)
     result = fit(replace(train_input, workload=workload, batch=BatchSpec(8, 1, 2)), tmp_path)
     assert result.optimizer_steps == 4
-    assert math.isfinite(result.epochs[0].val_loss)
+    assert math.isfinite(result.epochs[0].val_loss or math.nan)
 
 
 def test_a_loss_that_is_not_finite_stops_with_a_lower_rate_to_try(tmp_path: Path, train_input: JobInput) -> None:

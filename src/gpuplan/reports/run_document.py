@@ -138,10 +138,11 @@ def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, An
         "train": {
             "metrics": {
                 "train_loss": final.train_loss,
-                "val_loss": final.val_loss,
-                "val_accuracy": final.val_accuracy,
-                "best_val_accuracy": result.best.val_accuracy,
+                "val_loss": _logged(final.val_loss),
+                "val_accuracy": _logged(final.val_accuracy),
+                "best_val_accuracy": _logged(result.best.val_accuracy),
                 "best_epoch": result.best_epoch,
+                **({"logged": final.logged} if final.logged else {}),
             },
             "learning_rate": result.learning_rate,
             "epochs": len(result.epochs),
@@ -152,3 +153,7 @@ def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, An
             "samples_per_second": result.measured.samples_per_second,
         }
     }
+
+
+def _logged(value: float | None) -> float | dict[str, str]:
+    return {"unknown": "the model logs none in validation"} if value is None else value

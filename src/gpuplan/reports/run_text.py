@@ -169,11 +169,15 @@ def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[
     if result is None or last is None:
         return
     best = result.best
-    yield (
-        "val accuracy",
-        f"{best.val_accuracy:.4f} in epoch {best.epoch} of {len(result.epochs)} "  # noqa: ISC004 - one sentence
-        f"(loss {significant(best.val_loss)}, {count(record.plan.data.val_samples)} samples, each counted once)",
-    )
+    when = f"in epoch {best.epoch} of {len(result.epochs)}"
+    samples = f"{count(record.plan.data.val_samples)} samples, each counted once"
+    loss = None if best.val_loss is None else significant(best.val_loss)
+    if best.val_accuracy is not None:
+        yield "val accuracy", f"{best.val_accuracy:.4f} {when} ({f'loss {loss}, ' if loss else ''}{samples})"
+    elif loss is not None:
+        yield "val loss", f"{loss} {when} ({samples})"
+    if best.logged:
+        yield "logged", ", ".join(f"{name} {significant(value)}" for name, value in best.logged.items())
     rate = significant(result.measured.samples_per_second)
     yield "speed", f"{rate} samples/s over {result.world_size} processes on {result.measured.device}"
     yield "checkpoint", locate(last.handle, result.best_checkpoint)
@@ -181,7 +185,8 @@ def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[
 
 def _accuracy(record: RunRecord) -> str:
     result = record.trained()
-    return f"{result.best.val_accuracy:.4f}" if result else ""
+    best = result.best if result else None
+    return f"{best.val_accuracy:.4f}" if best and best.val_accuracy is not None else ""
 
 
 def _conditions(plan: LaunchPlan) -> list[str]:

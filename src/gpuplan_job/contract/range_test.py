@@ -198,3 +198,5 @@ class LrResult(Document):
     chance_loss: float | None = None
     """Loss of always answering with the frequencies of the classes among the sweeps' own targets, in nats: a network
     that learns nothing comes down to it. None where it is not known."""
+    own_optimizer: Literal["sgd", "adamw"] | None = None
+    """What rules take the optimizer for that the user's module configures; None where it is the workload's."""

@@ -5,7 +5,7 @@ Standard library only; part of `gpuplan_job.contract`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gpuplan_job.contract.workload import Measured
@@ -24,6 +24,8 @@ class TrainSpec:
     """First optimizer steps over which the learning rate rises to its full value; 0: it starts there."""
     warmup_start: float = 0.0
     """Share of the learning rate at which the rise starts."""
+    lr_shares: list[float] = field(default_factory=list)
+    """Of the learning rate in each epoch, while the global batch grows to the one it is for; empty: 1 in all."""
 
     def __post_init__(self) -> None:
         """Refuse a rise that is none."""
@@ -33,16 +35,28 @@ class TrainSpec:
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """Exact figures of one epoch: every sample counted once, over all ranks."""
+    """Figures of one epoch over all ranks: every sample counted once where gpuplan takes them itself.
+
+    Of a LightningModule they are what it logs in validation; None where it logs no such figure.
+    """
 
     epoch: int
     """Counted from 1."""
     train_loss: float
-    val_loss: float
-    val_accuracy: float
+    val_loss: float | None
+    val_accuracy: float | None
     learning_rate: float
     """Of the epoch's last optimizer step."""
     seconds: float
+    logged: dict[str, float] = field(default_factory=dict)
+    """Whatever else the module logged in validation, by its own names."""
+
+    @property
+    def score(self) -> float:
+        """What the best epoch has most of: accuracy, else the loss negated, else the epochs' number."""
+        if self.val_accuracy is not None:
+            return self.val_accuracy
+        return float(self.epoch) if self.val_loss is None else -self.val_loss
 
 
 @dataclass(frozen=True)
@@ -59,7 +73,8 @@ class TrainResult(Document):
     learning_rate: float
     epochs: list[EpochMetrics]
     best_epoch: int
-    """The epoch of highest validation accuracy, counted from 1; of equals the earlier."""
+    """The epoch of highest validation accuracy, counted from 1, of equals the earlier; without accuracies that of least
+    validation loss, without validation the last."""
     best_checkpoint: str
     last_checkpoint: str
     optimizer_steps: int

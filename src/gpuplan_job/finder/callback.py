@@ -101,14 +101,8 @@ class _Prepared:
 
 def _set(trainer: pl.Trainer, module: pl.LightningModule, found: FoundLr) -> None:
     """Give the module and its optimizer the learning rate, schedules included."""
-    stated = Lightning(module).stated_rate()
-    if stated is not None:
-        holder, name, _ = stated
-        for owner in (holder, vars(module).get("_hparams")):
-            if isinstance(owner, dict) and name in owner:
-                owner[name] = found.training_learning_rate
-            elif owner is module:
-                setattr(module, name, found.training_learning_rate)
+    rate = found.training_learning_rate
+    if rate is not None and Lightning(module).state_rate(rate):
         trainer.strategy.setup_optimizers(trainer)
     _scale(trainer.optimizers[0], found.group_learning_rates)
     for config in trainer.lr_scheduler_configs:

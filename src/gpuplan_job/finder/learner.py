@@ -132,7 +132,15 @@ class Lightning:
         Raises:
             FindLrError: there is none, or more than one.
         """
-        configured = self.module.configure_optimizers()
+        return self.only(self.module.configure_optimizers())
+
+    @staticmethod
+    def only(configured: Any) -> torch.optim.Optimizer:  # noqa: ANN401 - whatever Lightning takes
+        """Return the one optimizer in what `configure_optimizers` gave.
+
+        Raises:
+            FindLrError: there is none, or more than one.
+        """
         if isinstance(configured, tuple | list) and configured and isinstance(configured[0], tuple | list):
             configured = configured[0]
         found = list(configured) if isinstance(configured, tuple | list) else [configured]
@@ -152,6 +160,19 @@ class Lightning:
                 if isinstance(value, float | int) and not isinstance(value, bool) and value > 0:
                     return holder, name, float(value)
         return None
+
+    def state_rate(self, rate: float) -> bool:
+        """Let the module state another learning rate wherever it states one; return whether it states any."""
+        stated = self.stated_rate()
+        if stated is None:
+            return False
+        holder, name, _ = stated
+        for owner in (holder, vars(self.module).get("_hparams")):
+            if isinstance(owner, dict) and name in owner:
+                owner[name] = rate
+            elif owner is self.module:
+                setattr(self.module, name, rate)
+        return True
 
 
 @dataclass

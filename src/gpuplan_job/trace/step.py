@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gpuplan_job import own_description
+from gpuplan_job import activation_checkpointing, own_description
 from gpuplan_job.failures import JobError
 from gpuplan_job.step_trace import Allocations, Operations, StepTrace
-from gpuplan_job.trace import checkpointing, engine, fake_cuda, subject
+from gpuplan_job.trace import engine, fake_cuda, subject
 from gpuplan_job.trace.recorder import Recorder
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def trace(request: TraceRequest) -> StepTrace:
     fake_cuda.check()
     network = subject.build(request)
     if request.checkpointing:
-        checkpointing.apply(network)
+        activation_checkpointing.apply(network, preserve_rng_state=False)
     real = subject.batches(request, BATCHES)
     try:
         with _quiet(), fake_cuda.pretend_cuda(), FakeTensorMode(allow_non_fake_inputs=True):

@@ -1,7 +1,7 @@
 """Switches on activation checkpointing: each repeated block recomputes its activations in the backward pass.
 
-Called by `step` where the request asks for it. It decides by structure which modules are blocks; a model that has its
-own switch (transformers) is asked to use that.
+Called by `network_options` and by the tracer where they are asked for it. It decides by structure which modules are
+blocks; a model that has its own switch (transformers) is asked to use that.
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ _FEWEST_LAYERS = 2
 """Layers with weights a block has: recomputing a single one saves only its own output."""
 
 
-def apply(network: nn.Module) -> None:
+def apply(network: nn.Module, *, preserve_rng_state: bool = True) -> None:
     """Let every block of `network` keep its inputs only.
+
+    `preserve_rng_state` lets dropout draw the same in the second forward pass; only where nothing is computed may it be
+    left out.
 
     Raises:
         JobError: it has no repeated block.
@@ -41,7 +44,9 @@ def apply(network: nn.Module) -> None:
             "leave out --checkpointing; a smaller batch with accumulation saves memory too",
         )
     for block in found:
-        block.forward = _checkpointed(block.forward)  # the one way that keeps names and hooks
+        block.forward = _checkpointed(
+            block.forward, preserve_rng_state=preserve_rng_state
+        )  # the one way that keeps names and hooks
 
 
 def blocks(network: nn.Module) -> Iterator[nn.Module]:
@@ -62,8 +67,8 @@ def _is_block(part: nn.Module) -> bool:
     return sum(isinstance(child, _LAYERS) for child in part.modules()) >= _FEWEST_LAYERS
 
 
-def _checkpointed(forward: Any) -> Any:  # noqa: ANN401 - a module's forward takes anything
+def _checkpointed(forward: Any, *, preserve_rng_state: bool) -> Any:  # noqa: ANN401 - a module's forward takes anything
     def run(*inputs: Any, **options: Any) -> Any:  # noqa: ANN401 - as above
-        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
+        return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=preserve_rng_state, **options)
 
     return run
