@@ -32,6 +32,7 @@ FLAG = "--data"
 _PREPARED = "data-prepared"
 _LIGHTNINGS_OWN = {"LightningDataModule", "DataHooks"}
 """Classes whose versions of the methods do nothing or raise."""
+_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _PLAIN_SAMPLERS = (RandomSampler, SequentialSampler, DistributedSampler)
 
 
@@ -44,7 +45,7 @@ class OwnData:
     train_collate: Callable[[list[Any]], Any]
     val_collate: Callable[[list[Any]], Any]
     module: Any = None
-    """The LightningDataModule, for its hooks on batches; None where a function returned the data sets."""
+    """The LightningDataModule, which may state its classes; None where a function returned the data sets."""
     notes: list[str] = field(default_factory=list)
     """What of the user's loaders gpuplan does in another way."""
 
@@ -97,6 +98,13 @@ def batch(spec: str, own: OwnData, size: int) -> Any:  # noqa: ANN401 - whatever
 
 
 def _of_module(spec: str, module: Any, once: Path | None) -> OwnData:  # noqa: ANN401 - a user's class
+    for hook in _HOOKS:
+        if _owner(module, hook) is not None:
+            raise JobError(
+                "usage",
+                f"{FLAG} {spec} has {hook} of its own, and gpuplan calls such hooks of the model alone",
+                f"move it to the model (LightningModule.{hook}), or do it in collate_fn",
+            )
     _prepare(spec, module, once)
     _call(spec, module, "setup", "fit")
     train, val = (_call(spec, module, f"{part}_dataloader") for part in ("train", "val"))
@@ -127,8 +135,7 @@ def _prepare(spec: str, module: Any, once: Path | None) -> None:  # noqa: ANN401
 
 def _call(spec: str, module: Any, method: str, *arguments: str) -> Any:  # noqa: ANN401 - a user's class
     """Return what a method gives; None where the class has none of its own."""
-    own = next((kind for kind in type(module).__mro__ if method in vars(kind)), None)
-    if own is None or own.__name__ in _LIGHTNINGS_OWN:
+    if _owner(module, method) is None:
         return None
     try:
         return getattr(module, method)(*arguments)
@@ -136,6 +143,12 @@ def _call(spec: str, module: Any, method: str, *arguments: str) -> Any:  # noqa:
         raise
     except Exception as error:
         raise user_code.failed(f"{FLAG} {spec}: {method} failed", error) from error
+
+
+def _owner(module: Any, method: str) -> type | None:  # noqa: ANN401 - a user's class
+    """Return the user's class that defines a method; None where only Lightning's does."""
+    kind = next((kind for kind in type(module).__mro__ if method in vars(kind)), None)
+    return None if kind is None or kind.__name__ in _LIGHTNINGS_OWN else kind
 
 
 def _of_loader(spec: str, loader: Any, part: str, notes: list[str]) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:  # noqa: ANN401 - a user's

@@ -134,15 +134,14 @@ def fit(
 
 
 def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Process) -> TrainResult:
-    from gpuplan_job import data, loaders, model, runtime
+    from gpuplan_job import runtime
+    from gpuplan_job.workload_subject import WorkloadSubject
 
     workload = job_input.workload
     runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
-    description = data.describe(workload.data)
-    sets = loaders.DataSets(*data.load(workload.data, workload.image_size))
+    subject = WorkloadSubject(workload, folder)
     runtime.seed_everything(workload.seed)
-    network = model.build(workload.model, description, workload.image_size)
-    return fit(job_input, input_sha256, network, sets, folder, process)
+    return fit(job_input, input_sha256, subject.network(), subject.sets, folder, process)
 
 
 def _layout(train_samples: int, val_samples: int, job_input: JobInput) -> TrainingLayout:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpuplan.core.frozen import Unknown
+from gpuplan_job.contract import JobInput
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from gpuplan.aws.layout import AttemptPlace
     from gpuplan.planning.plan import Limits
-    from gpuplan_job.contract import JobInput
 
 CHECKPOINT_FOLDER = "/opt/ml/checkpoints"
 ENTRYPOINT = ("python3", "/opt/ml/input/data/code/payload.pyz")
@@ -104,6 +104,15 @@ def hyperparameters(job: JobInput) -> dict[str, str]:
     """
     document: dict[str, Any] = json.loads(job.to_json())
     return {key: canonical_json(value) for key, value in document.items()}
+
+
+def job_input(body: Mapping[str, Any]) -> JobInput:
+    """Return the input of the job that a request is for.
+
+    Raises:
+        ContractError: its hyperparameters are none of `hyperparameters`.
+    """
+    return JobInput.from_json(json.dumps({key: json.loads(value) for key, value in body["HyperParameters"].items()}))
 
 
 def tags(job: JobInput, body: Mapping[str, Any], owner: str, expires_at: datetime | None) -> list[dict[str, Any]]:

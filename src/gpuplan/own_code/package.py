@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.core.errors import UsageError
-from gpuplan.core.frozen import Frozen
+from gpuplan.own_code.code_package import CodePackage
 from gpuplan.own_code.files import CodeFiles, code_files, git
 from gpuplan_job.document import canonical_json, sha256_hex
 
@@ -36,23 +36,6 @@ _OURS = {
     *("lightning", "lightning_fabric", "lightning_utilities", "pytorch_lightning"),
 }
 """What a training imports before the user's code: a module of such a name would be another in the job than here."""
-
-
-class CodePackage(Frozen):
-    """The user's code as a plan knows it."""
-
-    sha256: str
-    """Of the archive."""
-    files_sha256: str
-    """Of names and contents alone: the same at another commit."""
-    archive_bytes: int
-    files: int
-    commit: str | None = None
-    """None outside git, or before the first commit."""
-    changed: int = 0
-    """Files that differ from the commit, new ones among them."""
-    notes: tuple[str, ...] = ()
-    """What was left out that may be missed, and names that Python will read in another way."""
 
 
 @dataclass(frozen=True)

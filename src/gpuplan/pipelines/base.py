@@ -146,6 +146,8 @@ def assemble(
             settings=settings,
             live_prices=inputs.live,
             lr_source=inputs.lr_source,
+            code=inputs.code,
+            unchecked=inputs.checked.unknown if isinstance(inputs.checked, Unknown) else None,
         ),
     )
     traced = inputs.traced()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec
+from gpuplan_job.contract import BatchSpec, CodeSpec, JobInput, TrainSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan, StepPlan
@@ -34,7 +34,7 @@ def job_input(
         warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
         steps = warmup.steps if warmup else 0
         train = TrainSpec(learning_rate, steps, warmup.start if warmup and steps else 0.0)
-    batch = step.batch
+    batch, code = step.batch, plan.provenance.code
     return JobInput(
         run_id=run_id,
         step=step.name,
@@ -45,4 +45,5 @@ def job_input(
         device=plan.device,
         sweep=step.sweep,
         train=train,
+        code=None if code is None else CodeSpec(code.sha256, code.archive_bytes),
     )

@@ -55,6 +55,14 @@ def _whole_numbers(value: object) -> object:
     return tuple({repr(item): item for item in value}.values()) if isinstance(value, list | tuple) else value
 
 
+def _texts(value: object) -> object:
+    """Let flags and variables write `data/*.npz,notes/` for what is a list in TOML."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], BeforeValidator(_whole_numbers)]
 
 
@@ -136,9 +144,9 @@ class Workload(Section):
     """What to train."""
 
     model: str = "resnet18"
-    """Name of a torchvision classification model."""
+    """Name of a torchvision classification model, or module:Class of your own in the current folder."""
     data: str = "digits"
-    """digits, imagefolder:PATH, fake:CxHxW:classes:samples, or imagenet (for plans)."""
+    """digits, imagefolder:PATH, fake:CxHxW:classes:samples, imagenet (for plans), or module:Class of your own."""
     model_args: Arguments = Field(default={}, examples=[{"width": 64}])
     """Constructor arguments of a model of your own; a JSON object as a flag."""
     data_args: Arguments = Field(default={}, examples=[{"root": "photos"}])
@@ -185,6 +193,17 @@ class Workload(Section):
     """Seed of weights, order and augmentation."""
 
 
+class Code(Section):
+    """Which files of the current folder are sent to the job; read only where model or data are code of your own."""
+
+    include: Patterns = Field(default=(), examples=[("data/labels.csv",)])
+    """Files to send though git ignores them, or they are hidden or named as a secret: patterns as in a .gitignore."""
+    exclude: Patterns = Field(default=(), examples=[("notebooks/", "*.npz")])
+    """Files not to send, whatever else says so: patterns as in a .gitignore, with commas between them as a flag."""
+    max_mb: Annotated[float, Flag("--max-code-mb")] = Field(default=50.0, gt=0, le=5000)
+    """Most megabytes of code that are sent; data belong elsewhere."""
+
+
 class Lr(Section):
     """How the learning rate is found and carried over."""
 
@@ -225,6 +244,7 @@ class Settings(Frozen):
     aws: Aws
     workload: Workload
     lr: Lr
+    code: Code = Code()
 
 
 @dataclass(frozen=True)
@@ -259,4 +279,4 @@ def setting_fields() -> list[SettingField]:
     return found
 
 
-SECTIONS: dict[str, type[Frozen]] = {"launch": Launch, "aws": Aws, "workload": Workload, "lr": Lr}
+SECTIONS: dict[str, type[Frozen]] = {"launch": Launch, "aws": Aws, "workload": Workload, "lr": Lr, "code": Code}

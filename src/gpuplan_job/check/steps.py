@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from gpuplan_job import data, model, optim, own, own_data, own_description, own_model, runtime, user_code
+from gpuplan_job import data, model, network_loss, own, own_data, own_description, own_model, runtime, user_code
 from gpuplan_job.check import optimizers
 from gpuplan_job.check.reads import Reads, stored
 from gpuplan_job.code_check import CheckRequest, CodeCheck, ModelKind
@@ -36,6 +36,8 @@ _SEED = 0
 _LOOKED_AT = 16
 """Samples that are read to see how many bytes are stored for one."""
 _SHOWN = 5
+_STEPS = 1000
+"""Optimizer steps of the training that a LightningModule is told it is a part of."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,6 @@ class _Data:
     description: DataDescription
     batch: Any
     notes: list[str]
-    module: Any = None
 
 
 def check(request: CheckRequest) -> CodeCheck:
@@ -95,7 +96,7 @@ def _data(request: CheckRequest, reads: Reads) -> _Data:
         description = replace(
             description, bytes_per_sample=size / looked, storage="jpeg" if pictures else description.storage
         )
-        return _Data(description, batch, made.notes, made.module)
+        return _Data(description, batch, made.notes)
     if request.described is None:
         raise JobError("internal", f"--data {request.data} was not described", "report it: it should not happen")
     return _Data(request.described, _batch_of_kind(request, request.described), [])
@@ -175,8 +176,8 @@ def _loss(spec: str, network: Any, found: _Data, given: str) -> Any:  # noqa: AN
     if not is_lightning(network):
         return _loss_of_network(spec, network, found.batch, given)
     try:
-        learner = Lightning(network, found.module)
-        with learner.attached(1000):
+        learner = Lightning(network)
+        with learner.attached(_STEPS):
             return learner.loss_of(learner.moved(found.batch, torch.device("cpu")), 0)
     except FindLrError as error:
         raise JobError("user-code", f"--model {spec}: {error.problem}", error.fix) from error
@@ -192,21 +193,16 @@ def _loss_of_network(spec: str, network: nn.Module, batch: Any, given: str) -> A
             "write a LightningModule whose training_step returns the loss",
         )
     inputs, targets = batch
-    return optim.loss(_output(spec, network, inputs, given), targets, 0.0)
-
-
-def _output(spec: str, network: nn.Module, inputs: Any, given: str) -> Tensor:  # noqa: ANN401 - as above
     try:
         output = network(inputs)
     except Exception as error:
         raise user_code.failed(f"--model {spec}: the forward pass failed, {given}", error) from error
-    if not isinstance(output, Tensor):
-        raise JobError(
-            "usage",
-            f"--model {spec} returns a {type(output).__name__}: no loss is known for it",
-            "write a LightningModule whose training_step returns the loss",
-        )
-    return output
+    try:
+        return network_loss.mean(network, output, targets, 0.0)
+    except JobError:
+        raise
+    except Exception as error:
+        raise user_code.failed(f"--model {spec}: its loss failed, {given}", error) from error
 
 
 def _validate(spec: str, network: Any, found: _Data) -> None:  # noqa: ANN401 - a user's model
@@ -214,10 +210,10 @@ def _validate(spec: str, network: Any, found: _Data) -> None:  # noqa: ANN401 - 
     step: Callable[..., Any] | None = getattr(network, "validation_step", None)
     if not is_lightning(network) or step is None or "validation_step" not in _methods_of_user(network):
         return
-    learner = Lightning(network, found.module)
+    learner = Lightning(network)
     network.eval()
     try:
-        with learner.attached(1000), torch.no_grad():
+        with learner.attached(_STEPS), torch.no_grad():
             step(learner.moved(found.batch, torch.device("cpu")), 0)
     except Exception as error:
         raise user_code.failed(f"--model {spec}: validation_step failed on a batch of training data", error) from error
