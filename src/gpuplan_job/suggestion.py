@@ -108,8 +108,7 @@ def suggest(result: LrResult, rule: str) -> Suggestion | NoSuggestion:
 
 def suggest_at(result: LrResult, sweeps: BatchSweeps, rule: str) -> Suggestion | NoSuggestion:
     """Do as `suggest` with a result's sweeps at another batch; errors are the same."""
-    optimizer = result.own_optimizer or result.workload.optimizer
-    sweep = sweep_of(result.sweep, sweeps.at.iterations, sweeps.at.reference_steps, optimizer)
+    sweep = sweep_of(result.sweep, sweeps.at.iterations, sweeps.at.reference_steps, result.optimizer)
     to_reach = None
     if result.chance_loss is not None:
         passes = sweep.iterations * result.workload.epochs / sweep.reference_steps

@@ -55,15 +55,7 @@ def test_workers_bring_the_same_batches_as_the_process_itself() -> None:
     sets, cpu = loaders.DataSets(train, val), torch.device("cpu")
     layout = TrainingLayout((EpochLayout(loaders.sample_count(train), 500, 1, 1),))
     alone, helped = (
-        [
-            images
-            for images, _ in loaders.training_loader(
-                loaders.DataSets(train, val),
-                loaders.EpochBatches(TrainingLayout((layout,)), 0, 0),
-                workers,
-                torch.device("cpu"),
-            )
-        ]
+        [images for images, _ in loaders.training_loader(sets, loaders.EpochBatches(layout, 0, 0), workers, cpu)]
         for workers in (0, 1)
     )
     assert all(torch.equal(a, b) for a, b in zip(alone, helped, strict=True))

@@ -200,3 +200,8 @@ class LrResult(Document):
     that learns nothing comes down to it. None where it is not known."""
     own_optimizer: Literal["sgd", "adamw"] | None = None
     """What rules take the optimizer for that the user's module configures; None where it is the workload's."""
+
+    @property
+    def optimizer(self) -> str:
+        """What rules know the optimizer as."""
+        return self.own_optimizer or self.workload.optimizer
