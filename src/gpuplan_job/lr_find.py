@@ -150,7 +150,8 @@ class _Sweeps:
                 self.workload.workers,
                 self.device,
             )
-            optimizer = learner.optimizer(self.spec.lr_min)
+            with learner.attached(self.spec.reference_steps):  # a module may ask how long the training is
+                optimizer = learner.optimizer(self.spec.lr_min)
             scaler = runtime.grad_scaler(self.workload.precision, self.device)
             curves.append(sweeper.sweep(learner, optimizer, scaler, self._counted(steps), seed))
             self.own_optimizer = learner.own_optimizer
