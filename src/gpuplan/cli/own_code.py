@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from gpuplan.workload.schema import Code, Settings, Workload
     from gpuplan_job.contract import DataDescription
 
+_STATE = ("checks", "fake", "runs", "traces", "wheels", shelf.FOLDER)
+"""Folders that gpuplan makes in its home."""
 _OWN_KEYS = ("workload.optimizer", "workload.schedule")
 
 
@@ -124,7 +126,9 @@ def shelve(plan: LaunchPlan) -> None:
 def _packed(settings: Code) -> Packed:
     from gpuplan.own_code.package import pack  # plans without such code need not pay for it
 
-    return pack(Path.cwd(), settings.include, settings.exclude, most_mb=settings.max_mb, without=[home()])
+    # Runs and archives of gpuplan's are no code, wherever a user keeps them; theirs may lie in the same folder.
+    state = [home() / name for name in _STATE] if home() == Path.cwd().resolve() else [home()]
+    return pack(Path.cwd(), settings.include, settings.exclude, most_mb=settings.max_mb, without=state)
 
 
 def _refuse_names(workload: Workload) -> None:

@@ -12,6 +12,7 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.planning.advice.parts import norm_of
 from gpuplan.planning.batch import BatchPlan, plan_batches
+from gpuplan.planning.checked_code import checked_code
 from gpuplan.planning.gpu_options import gpu_options
 from gpuplan.planning.limits import limit_steps, worst_case
 from gpuplan.planning.money.alternatives import alternatives
@@ -120,6 +121,7 @@ def assemble(
         substitutes=profile.lifecycle.substitutes,
         workload=_workload_spec(inputs),
         data=inputs.data,
+        checked=checked_code(inputs),
         batch=batch,
         steps=tuple(steps),
         total=Total(time_hours=_total_hours(steps), cost_usd=_total_cost(steps)),

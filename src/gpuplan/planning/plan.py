@@ -12,7 +12,7 @@ from pydantic import Field
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
-from gpuplan.own_code.code_package import CodePackage
+from gpuplan.own_code.code_package import CheckedCode, CodePackage
 from gpuplan.planning.advice.critical_batch import GpuOption
 from gpuplan.planning.batch import BatchPlan, StepBatch
 from gpuplan.planning.memory.estimate import MemoryEstimate
@@ -186,6 +186,8 @@ class LaunchPlan(Frozen):
     substitutes: tuple[str, ...] = ()
     workload: WorkloadSpec
     data: DataDescription
+    checked: CheckedCode | None = None
+    """What the check of the user's own code has shown; None where there is no such code, or no check."""
     batch: BatchPlan
     steps: tuple[StepPlan, ...]
     total: Total

@@ -12,6 +12,7 @@ from gpuplan.planning.speed.data_transfer import stored_bytes
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.lr_plan_text import lr_facts
 from gpuplan.reports.money_text import beside, cost_text, money_facts
+from gpuplan.reports.own_code_text import code_facts, samples
 from gpuplan_job.contract import ONECYCLE_RISE
 
 if TYPE_CHECKING:
@@ -124,12 +125,12 @@ def _memory(memory: MemoryEstimate | Unknown) -> str:
 
 def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     work, data = plan.workload, plan.data
-    side = f"{work.image_size or data.height} px"
-    samples = f"{count(data.train_samples)} + {count(data.val_samples)} samples of {side}, {data.classes} classes"
+    described = samples(data, work.image_size)
     yield (
         "workload",
-        f"{work.model} on {work.data}: {samples}; {work.epochs} epochs, {work.optimizer}, {work.precision}",
+        f"{work.model} on {work.data}: {described}; {work.epochs} epochs, {work.optimizer}, {work.precision}",
     )
+    yield from code_facts(plan)
     train = plan.step("train")
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"

@@ -5,14 +5,14 @@ Called by `__main__` in a process of its own, on the CPU. It trains nothing and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
-import random
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +26,7 @@ from gpuplan_job.finder.errors import FindLrError
 from gpuplan_job.finder.learner import Lightning, is_lightning
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from gpuplan_job.contract import DataDescription
 
@@ -36,6 +36,7 @@ _SEED = 0
 _LOOKED_AT = 16
 """Samples that are read to see how many bytes are stored for one."""
 _SHOWN = 5
+_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
 _STEPS = 1000
 """Optimizer steps of the training that a LightningModule is told it is a part of."""
 
@@ -53,9 +54,8 @@ def check(request: CheckRequest) -> CodeCheck:
     Raises:
         JobError: the first thing that would fail in a job, with file and line of the user's code where it is there.
     """
-    _quieten()
     reads = Reads()
-    with reads.listening():
+    with reads.listening(), _quiet():
         found = _data(request, reads)
         runtime.seed_everything(_SEED)
         network, kind = _model(request, found.description)
@@ -89,13 +89,12 @@ def _data(request: CheckRequest, reads: Reads) -> _Data:
             raise JobError(
                 "usage", f"--data {request.data}: a batch holds no tensor", "let samples be tensors or numbers"
             )
-        before = len(reads.names())
         looked = min(_LOOKED_AT, own_data.count(made.train))
-        own_data.batch(request.data, made, looked)
-        size, pictures = stored(reads.names()[before:])
-        description = replace(
-            description, bytes_per_sample=size / looked, storage="jpeg" if pictures else description.storage
-        )
+        with reads.listening() as opened:
+            own_data.batch(request.data, made, looked)
+        size, pictures = stored(opened, looked, own_data.count(made.train))
+        storage: Literal["jpeg", "tensors"] = "jpeg" if pictures else "tensors"
+        description = replace(description, bytes_per_sample=size, storage=storage)
         return _Data(description, batch, made.notes)
     if request.described is None:
         raise JobError("internal", f"--data {request.data} was not described", "report it: it should not happen")
@@ -223,8 +222,17 @@ def _methods_of_user(network: nn.Module) -> set[str]:
     return {name for kind in type(network).__mro__ if kind.__name__ != "LightningModule" for name in vars(kind)}
 
 
-def _quieten() -> None:
-    warnings.simplefilter("ignore")
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    random.seed(_SEED)
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep to ourselves what Lightning says of a module without its trainer."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""The archive of a user's code: the same bytes for the same files, a manifest, a size, and no name that hides another."""
+"""The archive of a user's code: the same bytes for the same files, a manifest, a size, no name that hides another."""
 
 from __future__ import annotations
 
