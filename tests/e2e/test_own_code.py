@@ -1,4 +1,4 @@
-"""A user's own code from their folder into the job: on this machine, on an emulated SageMaker, and refused before either.
+"""A user's own code from their folder into the job: on this machine, on an emulated SageMaker, refused before either.
 
 Slow on purpose and few: each test starts PyTorch several times.
 """

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from gpuplan.core import payload
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
-from gpuplan.engine import payload_process
-from gpuplan.engine.payload_process import Failed
+from gpuplan.engine.payload_process import PAYLOAD_PROCESS, Failed, PayloadProcess
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.code_check import CodeCheck
 from gpuplan_job.document import ContractError, sha256_hex
@@ -29,7 +28,13 @@ _CHECKER = "gpuplan_job.check"
 _AGAIN = "gpuplan plan, with the same options, checks it again"
 
 
-def checked(request: CheckRequest, packed: Packed, folder: Path, say: Callable[[str], None]) -> CodeCheck | Unknown:
+def checked(
+    request: CheckRequest,
+    packed: Packed,
+    folder: Path,
+    say: Callable[[str], None],
+    payload_process: PayloadProcess = PAYLOAD_PROCESS,
+) -> CodeCheck | Unknown:
     """Return what the check of the packed code shows, from `folder` if it is kept there; why there is none.
 
     Raises:

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from gpuplan.core import payload
 from gpuplan.core.frozen import Unknown
-from gpuplan.engine import payload_process
-from gpuplan.engine.payload_process import Failed
+from gpuplan.engine.payload_process import PAYLOAD_PROCESS, Failed
 from gpuplan.planning.traces.source import HOW_TO_TRACE, Shipped, Traced
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.document import ContractError, sha256_hex
@@ -56,7 +55,7 @@ class LocalTraces:
         shipped = self._shipped.find(request)
         if isinstance(shipped, Traced) and not shipped.size_error:
             return shipped
-        versions = payload_process.versions()
+        versions = PAYLOAD_PROCESS.versions()
         if versions is None:
             return shipped
         name = sha256_hex("\n".join([request.to_json(), payload.digest(), *versions]))
@@ -72,7 +71,7 @@ class LocalTraces:
         return Traced(step, how)
 
     def _trace(self, request: TraceRequest, path: Path) -> StepTrace | _Failed:
-        answer = payload_process.ask(_TRACER, request, self._code)
+        answer = PAYLOAD_PROCESS.ask(_TRACER, request, self._code)
         if isinstance(answer, Failed):
             return _failed(answer, request.model)
         step = StepTrace.from_json(answer)

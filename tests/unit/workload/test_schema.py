@@ -32,6 +32,7 @@ REQUIRED: dict[str, dict[str, object]] = {
     "aws": {"region": "none"},
     "workload": {"per_gpu_batch": 1, "precision": "fp32", "workers": 0},
     "lr": {},
+    "code": {},
 }
 """What a section needs to be valid at all."""
 
