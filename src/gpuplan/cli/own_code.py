@@ -54,7 +54,6 @@ def own_code(settings: Settings) -> OwnCode | None:
     workload = settings.workload
     _refuse_names(workload)
     if not (is_own(workload.model) or is_own(workload.data)):
-        _refuse_arguments(workload)
         return None
     packed = _packed(settings.code)
     described = None if is_own(workload.data) else data.describe(workload.data)
@@ -142,11 +141,12 @@ def _refuse_names(workload: Workload) -> None:
 
 
 def _refuse_arguments(workload: Workload) -> None:
-    for name, arguments in (("model", workload.model_args), ("data", workload.data_args)):
-        if arguments:
+    given = (("model", workload.model, workload.model_args), ("data", workload.data, workload.data_args))
+    for name, spec, arguments in given:
+        if arguments and not is_own(spec):
             raise UsageError(
-                f"--{name}-args: --{name} {getattr(workload, name)} is no code of yours, and takes no arguments",
-                fix=f"drop {name}_args, or --{name} module:Class",
+                f"--{name}-args: --{name} {spec} is no code of yours, and takes no arguments",
+                fix=f"drop {name}_args, or --{name}-args '{{}}', or --{name} module:Class",
             )
 
 
