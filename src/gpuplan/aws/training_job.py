@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpuplan.core.frozen import Unknown
+from gpuplan_job.contract import JobInput
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 
     from gpuplan.aws.layout import AttemptPlace
     from gpuplan.planning.plan import Limits
-    from gpuplan_job.contract import JobInput
 
 CHECKPOINT_FOLDER = "/opt/ml/checkpoints"
 ENTRYPOINT = ("python3", "/opt/ml/input/data/code/payload.pyz")
@@ -132,3 +132,12 @@ def _channel(name: str, uri: str | dict[str, str], mode: InputMode = "File") -> 
 
 def _known(value: str | Unknown) -> object:
     return {"unknown": value.unknown} if isinstance(value, Unknown) else value
+
+
+def told(body: Mapping[str, Any]) -> JobInput:
+    """Return the job's input in a request's hyperparameters.
+
+    Raises:
+        ContractError: a value of it is not known yet.
+    """
+    return JobInput.from_json(canonical_json({key: json.loads(text) for key, text in body["HyperParameters"].items()}))

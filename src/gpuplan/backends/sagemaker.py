@@ -38,7 +38,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpuplan.workload.schema import Aws
+    from gpuplan_job.contract import JobInput
 
+_OF_EVERY_IMAGE = {"torch", "torchvision"}
 _NO_ROLE = "no role given: --role, or gpuplan infra deploy"
 _STOP_SECONDS = 420.0
 """SageMaker leaves a job 120 s between SIGTERM and SIGKILL, then uploads what it wrote."""
@@ -75,7 +77,7 @@ class SageMakerBackend:
             bucket=self._aws.bucket,
             role_arn=self._aws.role_arn or Unknown(unknown=_NO_ROLE),
             image=self._image(spec.compute_capability),
-            code=layout.code_folder(self._aws.prefix, code.digest(wheels=self._needs_wheels(job.train is not None))),
+            code=layout.code_folder(self._aws.prefix, code.digest(wheels=self._needs_wheels(job))),
             network_isolation=self._aws.network_isolation,
         )
         machine = training_job.Machine(spec.instance_type, spec.instances, spec.spot, spec.limits or _LIMITS_OF_NO_PLAN)
@@ -125,8 +127,8 @@ class SageMakerBackend:
 
     def upload_code(self, request: Request) -> None:
         """Put payload and wheels where the request's code channel looks for them, unless they are there."""
-        trains = request.body["HyperParameters"]["train"] != "null"
-        wheels = self._wheels if self._needs_wheels(trains) else None
+        job = training_job.told(request.body)
+        wheels = self._wheels if self._needs_wheels(job) else None
         code.upload(wheels=wheels, bucket=self._bucket(), prefix=self._aws.prefix)
 
     def poll(self, handle: JobHandle) -> JobStatus:
@@ -204,8 +206,8 @@ class SageMakerBackend:
         found = images.image(self._aws.region, compute_capability, self._aws.image)
         return found if isinstance(found, Unknown) else found.uri
 
-    def _needs_wheels(self, trains: bool) -> bool:  # noqa: FBT001 - a private predicate of one flag
-        return trains and self._aws.wheels
+    def _needs_wheels(self, job: JobInput) -> bool:
+        return self._aws.wheels and not _OF_EVERY_IMAGE.issuperset(job.packages)
 
     def _bucket(self) -> Bucket:
         if self._aws.bucket is None:

@@ -39,7 +39,13 @@ class PlanInputs:
         """Return the trace of the workload's training step, or why there is none."""
         workload = self.settings.workload
         return self.traces.find(
-            request_for(workload.model, self.data, workload.precision, image_size=workload.image_size)
+            request_for(
+                workload.model,
+                self.data,
+                workload.precision,
+                image_size=workload.image_size,
+                checkpointing=workload.checkpointing,
+            )
         )
 
     def prices_of(self, profile: InstanceProfile) -> tuple[Price, ...]:

@@ -33,7 +33,8 @@ def job_input(
             raise ValueError("a training step needs a learning rate before it can be bound")
         warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
         steps = warmup.steps if warmup else 0
-        train = TrainSpec(learning_rate, steps, warmup.start if warmup and steps else 0.0)
+        start = warmup.start if warmup and steps else 0.0
+        train = TrainSpec(learning_rate, steps, start, list(plan.lr.shares))
     batch = step.batch
     return JobInput(
         run_id=run_id,

@@ -149,6 +149,8 @@ class LrPlan(Frozen):
     """What another run's range test gave this plan; None where the learning rate is given or still to be found."""
     warmup: WarmUpPlan | None = None
     """None in plans of versions that had none."""
+    shares: tuple[float, ...] = ()
+    """Of the learning rate in each epoch, while the global batch grows; empty where it does not."""
 
 
 class Provenance(Frozen):

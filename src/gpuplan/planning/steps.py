@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,7 +24,9 @@ from gpuplan.planning.placement import (
 from gpuplan.planning.plan import FinderPlan, StepPlan
 from gpuplan.planning.range_test import range_test
 from gpuplan.planning.speed import data_transfer, throughput
+from gpuplan_job.batch_growth import accumulations
 from gpuplan_job.contract import BatchSpec
+from gpuplan_job.sampling import EpochLayout
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan
@@ -73,7 +76,7 @@ def train_step(
     same_gpu = finder is not None and finder.place.gpu == place.gpu
     work = _Work(
         batches.train,
-        batches.steps_per_epoch * inputs.settings.workload.epochs,
+        batches.steps,
         measured_scale=_measured_scale(inputs, batches, finder.place, place) if finder and same_gpu else None,
         loading_seconds=_loading_seconds(inputs, batches, place),
         spot=_spot(inputs),
@@ -94,9 +97,27 @@ def _training_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> 
     epochs = inputs.settings.workload.epochs
     load = _load(inputs, batches.train)
     hardware = _hardware(inputs, place, _s3_data(inputs, "copied"))
-    one = throughput.step_time(_trace(inputs), load, hardware)
+    one = _mean_step(inputs, batches, hardware)
     validated = inputs.data.val_samples * epochs
     return throughput.train(one, load, hardware, steps=batches.steps_per_epoch * epochs, val_samples=validated)
+
+
+def _mean_step(inputs: PlanInputs, batches: BatchPlan, hardware: throughput.Hardware) -> throughput.StepTime | Unknown:
+    """Return the time of a step of the full batch; while the batch grows, that of all steps over as many full ones."""
+    workload, full = inputs.settings.workload, batches.train
+    one = throughput.step_time(_trace(inputs), _load(inputs, full), hardware)
+    counts = accumulations(workload.batch_schedule, full.accumulation, workload.epochs)
+    if isinstance(one, Unknown) or len(set(counts)) == 1:
+        return one
+    seconds = 0.0
+    for count, epochs in Counter(counts).items():
+        batch = StepBatch.of(full.per_gpu, full.world_size, count)
+        smaller = throughput.step_time(_trace(inputs), _load(inputs, batch), hardware)
+        if isinstance(smaller, Unknown):
+            return smaller
+        layout = EpochLayout(inputs.data.train_samples, full.per_gpu, full.world_size, count)
+        seconds += smaller.seconds * layout.steps * epochs
+    return one.model_copy(update={"seconds": seconds / (batches.steps_per_epoch * workload.epochs)})
 
 
 def _s3_data(inputs: PlanInputs, way: S3Data) -> S3Data | None:
@@ -213,6 +234,7 @@ def _memory(
         optimizer=workload.optimizer,
         momentum=workload.momentum,
         weight_decay=workload.weight_decay,
+        average=workload.ema_decay is not None and loop == "lightning",
         world_size=batch.world_size,
         loop=loop,
         device=place.hardware.device,
@@ -237,6 +259,8 @@ def _load(inputs: PlanInputs, batch: StepBatch, *, streamed: bool = False) -> th
         workers=workload.workers,
         optimizer=workload.optimizer,
         momentum=workload.momentum > 0,
+        average=workload.ema_decay is not None,
+        clipped=workload.clip_norm is not None,
     )
 
 

@@ -12,6 +12,7 @@ from gpuplan.planning.speed.data_transfer import stored_bytes
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.lr_plan_text import lr_facts
 from gpuplan.reports.money_text import beside, cost_text, money_facts
+from gpuplan_job.batch_growth import accumulations
 from gpuplan_job.contract import ONECYCLE_RISE
 
 if TYPE_CHECKING:
@@ -130,6 +131,8 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         "workload",
         f"{work.model} on {work.data}: {samples}; {work.epochs} epochs, {work.optimizer}, {work.precision}",
     )
+    if practices := ", ".join(_practices(plan)):
+        yield "practices", practices
     train = plan.step("train")
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
@@ -156,6 +159,29 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     yield from money_facts(plan, today)
     for warning in plan.warnings:
         yield "note", f"{warning.message} ({warning.fix})" if warning.fix != "none needed" else warning.message
+
+
+def _practices(plan: LaunchPlan) -> Iterator[str]:
+    """Yield what the training does beside its defaults."""
+    work, train = plan.workload, plan.batch.train
+    if work.schedule != "onecycle":
+        yield f"{work.schedule} schedule"
+    if work.clip_norm is not None:
+        yield f"clipped at norm {work.clip_norm:g}"
+    if work.ema_decay is not None:
+        yield f"weights averaged with decay {work.ema_decay:g} and validated so"
+    if plan.lr.shares:
+        least = accumulations(work.batch_schedule, train.accumulation, work.epochs)[0]
+        first = train.per_gpu * train.world_size * least
+        yield (
+            f"global batch grows {work.batch_schedule}ly {count(first)} .. {count(train.global_batch)}, "
+            f"the LR with it ({plan.lr.transfer})"
+        )
+    if work.label_smoothing:
+        yield f"label smoothing {work.label_smoothing:g}"
+    if work.decay_norms:
+        yield "weight decay on norms and biases too"
+    yield from (name for name in ("sync_batchnorm", "checkpointing", "channels_last", "compile") if getattr(work, name))
 
 
 def warm_up_text(plan: LaunchPlan, warmup: WarmUpPlan | None) -> str:

@@ -82,7 +82,10 @@ OTHERWISE: dict[str, object] = {
     "lr.carry_to_gpus": 8,
     "lr.warmup_epochs": 2.0,
 }
-BESIDE: dict[str, dict[str, object]] = {"lr.carry_to_gpus": {"launch.pipeline": "lr"}}
+BESIDE: dict[str, dict[str, object]] = {
+    "lr.carry_to_gpus": {"launch.pipeline": "lr"},
+    "workload.batch_schedule": {"workload.accumulate": 2},
+}
 """What a setting needs beside it."""
 CASES: list[dict[str, object]] = [
     {},
