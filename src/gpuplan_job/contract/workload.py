@@ -32,7 +32,7 @@ class WorkloadSpec:
     precision: Precision
     seed: int
     workers: int
-    """Data-loading processes per training process."""
+    """Data-loading processes per training process: each step's own number; a plan's workload has its last step's."""
     image_size: int | None = None
     """Side in pixels to resize images to; None keeps the data's own size."""
     model_args: dict[str, Any] = field(default_factory=dict)
