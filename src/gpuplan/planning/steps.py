@@ -23,6 +23,7 @@ from gpuplan.planning.placement import (
 from gpuplan.planning.plan import FinderPlan, StepPlan
 from gpuplan.planning.range_test import range_test
 from gpuplan.planning.speed import data_loading, data_transfer, throughput
+from gpuplan_job import data
 from gpuplan_job.contract import BatchSpec
 
 if TYPE_CHECKING:
@@ -100,9 +101,11 @@ def _training_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> 
 
 
 def _s3_data(inputs: PlanInputs, way: S3Data) -> S3Data | None:
-    """Return the way if the data come from S3: to SageMaker alone."""
+    """Return the way if the data come from S3, to SageMaker alone; samples that lie many in an object are copied."""
     there = data_transfer.on_s3(inputs.settings.workload.data, inputs.data)
-    return way if there and service(inputs) == "sagemaker" else None
+    if not there or service(inputs) != "sagemaker":
+        return None
+    return way if data.streams(inputs.settings.workload.data) else "copied"
 
 
 def _hardware(inputs: PlanInputs, place: Placement, s3_data: S3Data | None) -> throughput.Hardware:

@@ -138,7 +138,7 @@ class Workload(Section):
     model: str = "resnet18"
     """Name of a torchvision classification model."""
     data: str = "digits"
-    """digits, imagefolder:PATH, fake:CxHxW:classes:samples, or imagenet (for plans)."""
+    """digits, imagefolder:PATH, webdataset:SHARDS, fake:CxHxW:classes:samples, or imagenet (for plans)."""
     model_args: Arguments = Field(default={}, examples=[{"width": 64}])
     """Constructor arguments of a model of your own; a JSON object as a flag."""
     data_args: Arguments = Field(default={}, examples=[{"root": "photos"}])

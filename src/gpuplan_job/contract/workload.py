@@ -89,6 +89,8 @@ class DataDescription:
     """A description without a location: enough for a plan, not for a launch."""
     source: str = ""
     """Where the figures, or the data, come from."""
+    files: int | None = None
+    """Files that hold the samples; None: each is a file of its own."""
 
 
 @dataclass(frozen=True)
