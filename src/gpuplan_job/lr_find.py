@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
+from gpuplan_job import data, data_check, loaders, model, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
 from gpuplan_job.decision import decide
@@ -46,15 +46,19 @@ def main(arguments: list[str]) -> int:
         device = runtime.device(job_input.device, 0)
         workload = job_input.workload
         description = data.describe(workload.data)
-        train_set, _ = data.load(workload.data, workload.image_size)
+        sets = data.load(workload.data, workload.image_size)
+        # Of data that are read from S3 as they are opened, all would be a request each for nothing that is trained on.
+        everything = data.s3_location(workload.data) is None or not data.streams(workload.data)
+        check = data_check.start(sets, description, (folder, job_input), everything=everything)
         result = range_test(
             job_input,
             sha256_hex(text),
             lambda: model.build(workload.model, description, workload.image_size),
-            train_set,
+            sets[0],
             device,
             _print_progress,
         )
+        check.stop()
         write_atomic(folder / LR_RESULT_FILE, result.to_json())
     except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client
         write_failure(folder, job_input, error, rank=0)
