@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
+from gpuplan_job import data, data_check, loaders, model, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
@@ -50,6 +50,9 @@ def main(arguments: list[str]) -> int:
         workload = job_input.workload
         description = data.describe(workload.data)
         sets = loaders.DataSets(*data.load(workload.data, workload.image_size))
+        # Of data that are read from S3 as they are opened, all would be a request each for nothing that is trained on.
+        everything = data.s3_location(workload.data) is None or not data.streams(workload.data)
+        check = data_check.start((sets.train, sets.val), description, (folder, job_input), everything=everything)
         result = range_test(
             job_input,
             sha256_hex(text),
@@ -58,6 +61,7 @@ def main(arguments: list[str]) -> int:
             device,
             _print_progress,
         )
+        check.stop()
         write_atomic(folder / LR_RESULT_FILE, result.to_json())
     except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client
         write_failure(folder, job_input, error, rank=0)

@@ -134,7 +134,7 @@ def fit(
 
 
 def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Process) -> TrainResult:
-    from gpuplan_job import data, loaders, model, runtime
+    from gpuplan_job import data, data_check, loaders, model, runtime
 
     workload = job_input.workload
     runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
@@ -142,7 +142,13 @@ def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Proces
     sets = loaders.DataSets(*data.load(workload.data, workload.image_size))
     runtime.seed_everything(workload.seed)
     network = model.build(workload.model, description, workload.image_size)
-    return fit(job_input, input_sha256, network, sets, folder, process)
+    if process.rank != 0:
+        return fit(job_input, input_sha256, network, sets, folder, process)
+    check = data_check.start((sets.train, sets.val), description, (folder, job_input), everything=False)
+    try:
+        return fit(job_input, input_sha256, network, sets, folder, process)
+    finally:
+        check.stop()
 
 
 def _layout(train_samples: int, val_samples: int, job_input: JobInput) -> TrainingLayout:

@@ -121,7 +121,7 @@ def assemble(
         device=device(inputs),
         lifecycle=profile.lifecycle.state,
         substitutes=profile.lifecycle.substitutes,
-        workload=_workload_spec(inputs),
+        workload=_workload_spec(inputs, steps[-1].workers),
         data=inputs.data,
         batch=batch,
         steps=tuple(steps),
@@ -161,8 +161,9 @@ def _profile_digest(inputs: PlanInputs, name: str) -> str:
     return next(profile for profile in (inputs.profile, *inputs.candidates) if profile.name == name).digest()
 
 
-def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:
-    workload = inputs.settings.workload
+def _workload_spec(inputs: PlanInputs, workers: int) -> WorkloadSpec:
+    """Return what is trained; `workers` is the last step's, and each job is told its own."""
+    workload = inputs.settings.workload.model_copy(update={"workers": workers})
     return WorkloadSpec(**{field.name: getattr(workload, field.name) for field in dataclasses.fields(WorkloadSpec)})
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec
@@ -41,7 +42,7 @@ def job_input(
         step=step.name,
         attempt=attempt,
         plan_id=plan.plan_id,
-        workload=plan.workload,
+        workload=replace(plan.workload, workers=step.workers),
         batch=BatchSpec(batch.per_gpu, batch.world_size, batch.accumulation),
         device=plan.device,
         sweep=step.sweep,

@@ -149,6 +149,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         speed = train.samples_per_second
         known = "" if isinstance(speed, Unknown) else f": about {significant(speed)} samples/s over {train.gpus} GPUs"
         yield "bound", f"{train.bound}{known.replace('GPUs', 'processes') if plan.device == 'cpu' else known}"
+    yield "data workers", _loading(plan)
     yield from _unknown(plan)
     yield (
         "estimates",
@@ -210,6 +211,16 @@ def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
         times = f"{significant(ratio, 2)} x less" if ratio >= 1 else f"{significant(1 / ratio, 2)} x more"
         told = f"on the whole {finder.naive_instance_type}: {usd(naive.p50)}; this plan: {usd(here.p50)}, {times}"
         yield "naive finder", told
+
+
+def _loading(plan: LaunchPlan) -> str:
+    """Return how many processes load data for each GPU, step by step, and where the number comes from."""
+    told: dict[str, list[str]] = {}
+    for step in plan.steps:
+        processes = f"{step.workers} process{'' if step.workers == 1 else 'es'}" if step.workers else "none beside"
+        each = " a GPU" if step.gpus > 1 and step.workers else ""
+        told.setdefault(f"{processes}{each} ({step.workers_why})", []).append(step.name)
+    return ", ".join(f"{' and '.join(names)} {how}" for how, names in told.items())
 
 
 def _data(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
