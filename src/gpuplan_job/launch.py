@@ -95,8 +95,7 @@ class _Job:
         return code
 
     def _run(self, job_input: JobInput) -> int:
-        needed = ["torch", "torchvision", *(["pytorch_lightning"] if job_input.train else [])]
-        missing = [name for name in needed if importlib.util.find_spec(name) is None]
+        missing = [name for name in job_input.packages if importlib.util.find_spec(name) is None]
         if missing:
             raise JobError("import", f"{', '.join(missing)} not installed for {sys.executable}", INSTALL_FIX)
         returned = self._child(job_input)

@@ -10,7 +10,7 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from gpuplan_job import lightning_subject, network_loss, network_options, optim, runtime
+from gpuplan_job import network_loss, network_options, optim, own_optimizer, runtime
 from gpuplan_job.contract import OWN
 from gpuplan_job.finder.learner import Lightning, is_lightning, optimizer_name, peak_rates
 
@@ -45,7 +45,7 @@ class Learner:
         Raises:
             JobError: the network cannot be trained as the workload says.
         """
-        own = lightning_subject.own_module(network) if is_lightning(network) else None
+        own = own_optimizer.own_module(network) if is_lightning(network) else None
         ready = network_options.apply(network.to(device), workload, device)
         ready.train()
         return cls(ready, workload, device, own)
@@ -57,7 +57,7 @@ class Learner:
             JobError: it is the module's own, and does not follow a learning rate that can be set.
         """
         if self.workload.optimizer == OWN and self.own is not None:
-            configured = lightning_subject.configure_own(self.own, self.own.module.configure_optimizers, learning_rate)
+            configured = own_optimizer.configure_own(self.own, self.own.module.configure_optimizers, learning_rate)
             optimizer = self.own.only(configured)
             self.own_optimizer = optimizer_name(optimizer)
             for group, rate in zip(optimizer.param_groups, peak_rates(optimizer), strict=True):

@@ -12,8 +12,8 @@ from gpuplan_job import optim
 from gpuplan_job.classifier import Classifier
 from gpuplan_job.contract import OWN
 from gpuplan_job.failures import JobError
-from gpuplan_job.finder.errors import FindLrError
-from gpuplan_job.finder.learner import Lightning, is_lightning, peak_rates
+from gpuplan_job.finder.learner import is_lightning, peak_rates
+from gpuplan_job.own_optimizer import configure_own, own_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from gpuplan_job.batch_growth import TrainingLayout
     from gpuplan_job.contract import TrainSpec, WorkloadSpec
 
-_SAME = 1e-6
-"""Relative difference of learning rates that counts as none."""
 _LOG_POSITIONS = 2
 """Arguments of `self.log` that people give by position: name and value."""
 
@@ -76,46 +74,6 @@ def _following(train: TrainSpec, layout: TrainingLayout) -> Callable[[int], floa
     """Return what a step's learning rate is multiplied by: the share of its epoch, while the batch grows."""
     shares = train.lr_shares or [1.0] * len(layout.epochs)
     return lambda step: shares[layout.epoch_of(step)]
-
-
-def configure_own(own: Lightning, configure: Callable[[], Any], learning_rate: float) -> Any:  # noqa: ANN401 - Lightning's
-    """Return what a module's own `configure_optimizers` gives at a learning rate.
-
-    Raises:
-        JobError: the module states no learning rate, or does not use the one it states.
-    """
-    name = type(own.module).__name__
-    if not own.state_rate(learning_rate):
-        raise JobError(
-            "user-code",
-            f"{name} has no learning_rate that could be set",
-            "keep it as self.learning_rate (or self.lr, or by save_hyperparameters) for configure_optimizers to use",
-        )
-    result = configure()
-    rates = peak_rates(own.only(result))
-    if not any(abs(rate - learning_rate) <= _SAME * learning_rate for rate in rates):
-        shown = ", ".join(f"{rate:g}" for rate in rates)
-        raise JobError(
-            "user-code",
-            f"{name}.configure_optimizers does not use {name}.learning_rate: set to {learning_rate:g}, its optimizer "
-            f"has {shown}",
-            "build the optimizer with lr=self.learning_rate",
-        )
-    return result
-
-
-def own_module(network: nn.Module) -> Lightning:
-    """Return a LightningModule as what its steps and its optimizer are asked of.
-
-    Raises:
-        JobError: it optimizes manually.
-    """
-    try:
-        return Lightning(network)
-    except FindLrError as error:
-        raise JobError(
-            "user-code", f"{type(network).__name__}: {error}", "train with automatic optimization"
-        ) from error
 
 
 def _exact_in_validation(module: Any) -> Any:  # noqa: ANN401 - a LightningModule and its `log`

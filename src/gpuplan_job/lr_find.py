@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> int:
         job_input = JobInput.from_json(text)
         device = runtime.device(job_input.device, 0)
         subject = WorkloadSubject(job_input.workload, folder)
+        check = subject.data_check(job_input, folder, of_all=True)
         result = range_test(job_input, sha256_hex(text), subject.network, subject.sets, device, _print_progress)
+        check.stop()
         write_atomic(folder / LR_RESULT_FILE, result.to_json())
     except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client
         write_failure(folder, job_input, error, rank=0)

@@ -118,8 +118,7 @@ class _Container:
         channel = sagemaker_config.training_channel(self.root)
         if channel is not None:
             environment[TRAINING_CHANNEL_VARIABLE] = str(channel)
-        needed = job_input.train is not None or job_input.code is not None
-        if needed and importlib.util.find_spec("pytorch_lightning") is None:
+        if any(importlib.util.find_spec(name) is None for name in job_input.packages):
             target = self.root / "output" / "gpuplan-wheels"
             wheels.install(self.root / "input" / "data" / "code" / "wheels", target, environment, self.stop)
             path = [str(target), *filter(None, [environment.get("PYTHONPATH")])]

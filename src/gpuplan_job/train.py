@@ -141,7 +141,14 @@ def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Proces
     runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
     subject = WorkloadSubject(workload, folder)
     runtime.seed_everything(workload.seed)
-    return fit(job_input, input_sha256, subject.network(), subject.sets, folder, process)
+    network = subject.network()
+    if process.rank != 0:
+        return fit(job_input, input_sha256, network, subject.sets, folder, process)
+    check = subject.data_check(job_input, folder, of_all=False)
+    try:
+        return fit(job_input, input_sha256, network, subject.sets, folder, process)
+    finally:
+        check.stop()
 
 
 def _layout(train_samples: int, val_samples: int, job_input: JobInput) -> TrainingLayout:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuplan_job.failures import JobError
+from gpuplan_job.lightning_name import give_other_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -74,6 +75,7 @@ def make_importable() -> Path:
     first = next((n for n, entry in enumerate(sys.path) if entry.endswith(_INSTALLED)), len(sys.path))
     sys.path[first:first] = entries
     importlib.invalidate_caches()
+    give_other_name()
     return folder
 
 

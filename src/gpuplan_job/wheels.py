@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 REQUIREMENTS = "requirements.txt"
 """Beside the wheels: each with its version and sha256."""
 _SHOWN_LINES = 3
-_FIX = "use an image that has PyTorch Lightning (--image), or launch again so that the wheels are uploaded anew"
+_FIX = "use an image that has them (--image), or launch again so that the wheels are uploaded anew"
 
 
 def install(wheels: Path, target: Path, environment: Mapping[str, str], stop: Stop) -> None:
@@ -35,7 +35,11 @@ def install(wheels: Path, target: Path, environment: Mapping[str, str], stop: St
     """
     requirements = wheels / REQUIREMENTS
     if not requirements.is_file():
-        raise JobError("import", f"the image has no PyTorch Lightning, and no {requirements} came with the job", _FIX)
+        raise JobError(
+            "import",
+            f"the image lacks PyTorch Lightning or another package, and no {requirements} came with the job",
+            _FIX,
+        )
     shutil.rmtree(target, ignore_errors=True)  # an earlier start may have left half of it
     target.mkdir(parents=True)
     log = target.with_name(f"{target.name}.log")

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from gpuplan_job import data, model, own, own_data, own_description, own_model
+from gpuplan_job import data, data_check, model, own, own_data, own_description, own_model
 from gpuplan_job.loaders import DataSets
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from gpuplan_job.contract import DataDescription, WorkloadSpec
+    from gpuplan_job.contract import DataDescription, JobInput, WorkloadSpec
+    from gpuplan_job.data_check import DataCheck
 
 
 class WorkloadSubject:
@@ -38,6 +39,21 @@ class WorkloadSubject:
         else:
             self._described = data.describe(workload.data)  # before `load`, which takes its listing
             self.sets = DataSets(*data.load(workload.data, workload.image_size))
+
+    def data_check(self, job_input: JobInput, folder: Path, *, of_all: bool) -> DataCheck:
+        """Start the look at the samples, or do nothing where they are the user's own: only they know what is bad.
+
+        With `of_all` every sample is looked at while the job goes on, but where each would be a request to S3.
+
+        Raises:
+            DataError: a label is of no class, or a class is not trained on.
+        """
+        if self._own is not None:
+            return data_check.DataCheck()
+        spec = self._workload.data
+        near = data.s3_location(spec) is None or not data.streams(spec)
+        sets = self.sets.train, self.sets.val
+        return data_check.start(sets, self._described, (folder, job_input), everything=of_all and near)
 
     def network(self) -> nn.Module:
         """Return a network, or a LightningModule, with fresh weights.

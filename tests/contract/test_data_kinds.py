@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import tars
 from gpuplan_job import data, discover
 from gpuplan_job.contract import DataDescription
 from gpuplan_job.document import canonical_json
@@ -28,6 +29,8 @@ EXAMPLES = (
     "imagenet:s3://bucket/imagenet",
     "imagefolder",
     "imagefolder:s3://bucket/flowers?train=900&val=100&classes=5&bytes=50000",
+    "webdataset",
+    "webdataset:s3://bucket/flowers?train=900&val=100&classes=5&bytes=50000&shards=9",
 )
 NAMES = st.characters(exclude_characters="/.")
 """Letters that cannot make imagefolder walk through this machine's own folders."""
@@ -35,7 +38,11 @@ NAMES = st.characters(exclude_characters="/.")
 
 @pytest.fixture
 def spec(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Return an example's spec, with a folder of two classes behind imagefolder."""
+    """Return an example's spec, with files of two classes behind imagefolder and webdataset."""
+    if request.param == "webdataset":
+        for split, images in (("train", 12), ("val", 4)):
+            tars.write(tmp_path / f"{split}.tar", tars.samples(range(images)))
+        return f"webdataset:{tmp_path}"
     if request.param != "imagefolder":
         return str(request.param)
     for split, images in (("train", 6), ("val", 2)):

@@ -63,7 +63,6 @@ def test_aws_profile_can_be_planned_with(profile: InstanceProfile) -> None:
     assert profile.quota is not None
     assert profile.gpu.peak_tflops
     assert profile.gpu.bandwidth_gbs
-    assert profile.defaults.workers == min(8, profile.train.vcpus // profile.train.gpus)
     assert profile.defaults.precision == ("bf16-mixed" if profile.gpu.bf16 else "16-mixed")
     for shape in (profile.train, *profile.finders):
         ec2 = profile.price("ec2", shape.instance_type, region)

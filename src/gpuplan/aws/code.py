@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from gpuplan_job.contract import JobInput
 
+_OF_EVERY_IMAGE = {"torch", "torchvision"}
 PAYLOAD_FILE = "payload.pyz"
 _WHEELS = "wheels/"
 _REQUIREMENTS = f"{_WHEELS}requirements.txt"
@@ -101,8 +102,7 @@ def upload(
 
 
 def _needs_wheels(job: JobInput) -> bool:
-    # A range test of gpuplan's own kinds needs torch alone; a user's code may well be made of Lightning's classes.
-    return job.train is not None or job.code is not None
+    return not _OF_EVERY_IMAGE.issuperset(job.packages)
 
 
 def _shipped(lock: Path | None) -> dict[str, bytes]:

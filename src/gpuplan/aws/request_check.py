@@ -73,7 +73,7 @@ def _texts(body: Mapping[str, Any]) -> Iterator[str]:
     for key, value in parameters.items():
         if isinstance(value, str) and len(value) > _LONGEST_HYPERPARAMETER:
             yield f"{key} has {len(value)} characters, a hyperparameter at most {_LONGEST_HYPERPARAMETER}"
-        if isinstance(value, str) and len(value.splitlines()) > 1:
+        if isinstance(value, str) and value.splitlines() not in ([], [value]):
             yield f"{key} holds a line break"
     for key, value in body["Environment"].items():
         if len(value) > _LONGEST_VARIABLE:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from gpuplan.core.frozen import Unknown
+from gpuplan_job import data
 from gpuplan_job.contract import JobInput
 from gpuplan_job.document import canonical_json, sha256_hex
 
@@ -65,11 +66,11 @@ def request(
     """Return the request without its tags; `training_data` is the s3:// URL of the data set, if it has one.
 
     A range test opens a small part of a data set, so SageMaker must not copy all of it first; a training opens every
-    sample in every epoch, so it is copied once.
+    sample in every epoch, so it is copied once, as are samples that lie many in an object.
     """
     channels = [_channel("code", site.uri(site.code))]
     if training_data is not None:
-        channels.append(_channel("training", training_data, "FastFile" if job.sweep else "File"))
+        channels.append(_channel("training", training_data, _mode(job)))
     stopping = {"MaxRuntimeInSeconds": machine.limits.max_runtime_seconds}
     if machine.limits.max_wait_seconds is not None:
         stopping["MaxWaitTimeInSeconds"] = machine.limits.max_wait_seconds
@@ -106,15 +107,6 @@ def hyperparameters(job: JobInput) -> dict[str, str]:
     return {key: canonical_json(value) for key, value in document.items()}
 
 
-def job_input(body: Mapping[str, Any]) -> JobInput:
-    """Return the input of the job that a request is for.
-
-    Raises:
-        ContractError: its hyperparameters are none of `hyperparameters`.
-    """
-    return JobInput.from_json(json.dumps({key: json.loads(value) for key, value in body["HyperParameters"].items()}))
-
-
 def tags(job: JobInput, body: Mapping[str, Any], owner: str, expires_at: datetime | None) -> list[dict[str, Any]]:
     """Return the job's tags; the fingerprint is the sha256 of the request without them."""
     expires = (
@@ -134,6 +126,10 @@ def tags(job: JobInput, body: Mapping[str, Any], owner: str, expires_at: datetim
     return [{"Key": key, "Value": value} for key, value in values.items()]
 
 
+def _mode(job: JobInput) -> InputMode:
+    return "FastFile" if job.sweep and data.streams(job.workload.data) else "File"
+
+
 def _channel(name: str, uri: str | dict[str, str], mode: InputMode = "File") -> dict[str, Any]:
     source = {"S3DataType": "S3Prefix", "S3Uri": uri, "S3DataDistributionType": "FullyReplicated"}
     return {"ChannelName": name, "DataSource": {"S3DataSource": source}, "InputMode": mode}
@@ -141,3 +137,12 @@ def _channel(name: str, uri: str | dict[str, str], mode: InputMode = "File") -> 
 
 def _known(value: str | Unknown) -> object:
     return {"unknown": value.unknown} if isinstance(value, Unknown) else value
+
+
+def told(body: Mapping[str, Any]) -> JobInput:
+    """Return the job's input in a request's hyperparameters.
+
+    Raises:
+        ContractError: a value of it is not known yet.
+    """
+    return JobInput.from_json(canonical_json({key: json.loads(text) for key, text in body["HyperParameters"].items()}))

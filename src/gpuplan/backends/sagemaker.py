@@ -127,7 +127,7 @@ class SageMakerBackend:
 
     def upload_code(self, request: Request) -> None:
         """Put payload, wheels and the user's code where the request's code channel looks, unless they are there."""
-        job = training_job.job_input(request.body)
+        job = training_job.told(request.body)
         wheels = self._wheels if self._aws.wheels else None
         taken = partial(shelf.taken, self._wheels.parent)
         code.upload_for(job, wheels=wheels, taken=taken, bucket=self._bucket(), prefix=self._aws.prefix)

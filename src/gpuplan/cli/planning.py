@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from gpuplan.profiles.prices import LivePrices
     from gpuplan.workload.schema import Settings
 
-_REHEARSAL = {"workload.precision": "fp32", "workload.workers": 0}
-"""On CPUs mixed precision is slow, and the processes themselves take all cores."""
+_REHEARSAL = {"workload.precision": "fp32"}
+"""On CPUs mixed precision is slow."""
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,6 @@ def _defaults(profile: InstanceProfile) -> dict[str, object]:
         "aws.region": profile.defaults.region or NO_REGION,
         "workload.per_gpu_batch": profile.defaults.per_gpu_batch,
         "workload.precision": profile.defaults.precision,
-        "workload.workers": profile.defaults.workers,
     }
 
 

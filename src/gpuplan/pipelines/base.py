@@ -11,7 +11,7 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.planning.advice.parts import norm_of
-from gpuplan.planning.batch import BatchPlan, plan_batches
+from gpuplan.planning.batch import BatchPlan, StepBatch, plan_batches
 from gpuplan.planning.checked_code import checked_code
 from gpuplan.planning.gpu_options import gpu_options
 from gpuplan.planning.limits import limit_steps, worst_case
@@ -20,6 +20,7 @@ from gpuplan.planning.money.charges import charges
 from gpuplan.planning.money.cost import beside_instance, total
 from gpuplan.planning.placement import device, place_training, service
 from gpuplan.planning.plan import LaunchPlan, LrPlan, Provenance, StepPlan, Total, TotalCost
+from gpuplan.planning.practices import lr_shares, refuse_contradictions
 from gpuplan.planning.range_test import policy, why_policy
 from gpuplan.planning.reuse import reused
 from gpuplan.planning.speed.throughput import Hours
@@ -72,20 +73,22 @@ def batches(inputs: PlanInputs, gpus: int | None = None) -> BatchPlan:
     """Return the batches that the settings and `gpus` add up to, by default the instance's.
 
     Raises:
-        UsageError: a training was told how many GPUs a range test alone is for.
+        UsageError: settings contradict each other, or a training was told how many GPUs a range test alone is for.
     """
     workload = inputs.settings.workload
+    refuse_contradictions(inputs.settings)
     if gpus is None and inputs.settings.lr.carry_to_gpus is not None:
         raise UsageError(
             "--carry-to-gpus is for a range test alone, and this pipeline trains",
             why="the learning rate of a training is carried over to the GPUs that it runs on",
             fix="--world-size, or gpuplan find-lr --carry-to-gpus",
         )
+    world_size = gpus or place_training(inputs).hardware.gpus
     return plan_batches(
-        samples=inputs.data.train_samples,
-        per_gpu=workload.per_gpu_batch,
-        world_size=gpus or place_training(inputs).hardware.gpus,
-        accumulation=workload.accumulate,
+        inputs.data.train_samples,
+        StepBatch.of(workload.per_gpu_batch, world_size, workload.accumulate),
+        epochs=workload.epochs,
+        schedule=workload.batch_schedule,
         finder_batch=inputs.settings.lr.finder_batch,
     )
 
@@ -119,7 +122,7 @@ def assemble(
         device=device(inputs),
         lifecycle=profile.lifecycle.state,
         substitutes=profile.lifecycle.substitutes,
-        workload=_workload_spec(inputs),
+        workload=_workload_spec(inputs, steps[-1].workers),
         data=inputs.data,
         checked=checked_code(inputs),
         batch=batch,
@@ -136,6 +139,7 @@ def assemble(
             learning_rate=source.decision.training_learning_rate if source else settings.lr.learning_rate,
             reused=source,
             warmup=warm_up(settings, batch),
+            shares=lr_shares(settings, batch),
         ),
         gpu_options=gpu_options(inputs, batch, found) if found else (),
         finder=finder,
@@ -161,8 +165,9 @@ def _profile_digest(inputs: PlanInputs, name: str) -> str:
     return next(profile for profile in (inputs.profile, *inputs.candidates) if profile.name == name).digest()
 
 
-def _workload_spec(inputs: PlanInputs) -> WorkloadSpec:
-    workload = inputs.settings.workload
+def _workload_spec(inputs: PlanInputs, workers: int) -> WorkloadSpec:
+    """Return what is trained; `workers` is the last step's, and each job is told its own."""
+    workload = inputs.settings.workload.model_copy(update={"workers": workers})
     return WorkloadSpec(**{field.name: getattr(workload, field.name) for field in dataclasses.fields(WorkloadSpec)})
 
 

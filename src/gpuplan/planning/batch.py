@@ -11,10 +11,14 @@ from pydantic import Field, model_validator
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Frozen
+from gpuplan_job.batch_growth import TrainingLayout
+from gpuplan_job.contract import BatchSpec
 from gpuplan_job.sampling import EpochLayout
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from gpuplan_job.contract import BatchSchedule
 
 BATCHNORM_NEEDS = 16
 """Samples per GPU under which BatchNorm's statistics grow noisy."""
@@ -58,7 +62,11 @@ class BatchPlan(Frozen):
     lr_find: StepBatch
     train: StepBatch
     steps_per_epoch: int = Field(ge=1)
-    """Optimizer steps of the training in one epoch."""
+    """Optimizer steps of the training in one epoch at its full batch."""
+    first_epoch_steps: int = Field(ge=1)
+    """The same in its first epoch: more of them where the batch grows."""
+    steps: int = Field(ge=1)
+    """Optimizer steps of the whole training, those of a growing batch included."""
     finder_steps_per_epoch: int = Field(ge=1)
     """Optimizer steps one GPU at the finder's batch would take in one epoch: the finder's reference."""
     override: BatchOverride | None = None
@@ -72,18 +80,22 @@ class BatchPlan(Frozen):
 
 
 def plan_batches(
-    *, samples: int, per_gpu: int, world_size: int, accumulation: int, finder_batch: int | None = None
+    samples: int,
+    train: StepBatch,
+    *,
+    epochs: int,
+    schedule: BatchSchedule = "constant",
+    finder_batch: int | None = None,
 ) -> BatchPlan:
-    """Return the batches of a run over `samples` training samples.
+    """Return the batches of a run over `samples` training samples, whose training comes to the batch `train`.
 
     Raises:
         UsageError: the data do not fill one global batch.
     """
     override = None
-    if finder_batch is not None and finder_batch != per_gpu:
+    if finder_batch is not None and finder_batch != train.per_gpu:
         override = BatchOverride(lr_find_per_gpu=finder_batch, reason="--finder-batch")
-    train = StepBatch.of(per_gpu, world_size, accumulation)
-    lr_find = StepBatch.of(finder_batch or per_gpu)
+    lr_find = StepBatch.of(finder_batch or train.per_gpu)
     for step, batch, flag in (
         ("train", train, "--per-gpu-batch"),
         ("lr-find", lr_find, "--finder-batch" if override else "--per-gpu-batch"),
@@ -94,10 +106,14 @@ def plan_batches(
                 why=f"{step}: {batch.per_gpu} per GPU x {batch.world_size} GPUs x {batch.accumulation} accumulated",
                 fix=_smaller(samples, batch, flag),
             )
+    cut = BatchSpec(train.per_gpu, train.world_size, train.accumulation)
+    training = TrainingLayout.of(samples, cut, schedule, epochs)
     return BatchPlan(
         lr_find=lr_find,
         train=train,
-        steps_per_epoch=EpochLayout(samples, per_gpu, world_size, accumulation).steps,
+        steps_per_epoch=EpochLayout(samples, cut.per_gpu, cut.world_size, cut.accumulation).steps,
+        first_epoch_steps=training.epochs[0].steps,
+        steps=training.steps,
         finder_steps_per_epoch=EpochLayout(samples, lr_find.per_gpu, 1, 1).steps,
         override=override,
     )

@@ -43,10 +43,10 @@ def _option(
         return GpuOption(gpus=gpus, batch=batch, time_hours=place, rate_usd_per_hour=place)
     try:
         own = plan_batches(
-            samples=inputs.data.train_samples,
-            per_gpu=planned.per_gpu,
-            world_size=gpus,
-            accumulation=planned.accumulation,
+            inputs.data.train_samples,
+            batch,
+            epochs=inputs.settings.workload.epochs,
+            schedule=inputs.settings.workload.batch_schedule,
             finder_batch=batches.lr_find.per_gpu,
         )
     except UsageError as error:

@@ -44,7 +44,13 @@ class PlanInputs:
     def traced(self) -> Traced | Unknown:
         """Return the trace of the workload's training step, or why there is none."""
         workload = self.settings.workload
-        asked = request_for(workload.model, self.data, workload.precision, image_size=workload.image_size)
+        asked = request_for(
+            workload.model,
+            self.data,
+            workload.precision,
+            image_size=workload.image_size,
+            checkpointing=workload.checkpointing,
+        )
         return self.traces.find(asked if self.code is None else of_own_code(asked, workload, self.code.files_sha256))
 
     def prices_of(self, profile: InstanceProfile) -> tuple[Price, ...]:

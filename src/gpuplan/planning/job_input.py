@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan_job.contract import BatchSpec, CodeSpec, JobInput, TrainSpec
@@ -33,14 +34,15 @@ def job_input(
             raise ValueError("a training step needs a learning rate before it can be bound")
         warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
         steps = warmup.steps if warmup else 0
-        train = TrainSpec(learning_rate, steps, warmup.start if warmup and steps else 0.0)
+        start = warmup.start if warmup and steps else 0.0
+        train = TrainSpec(learning_rate, steps, start, list(plan.lr.shares))
     batch, code = step.batch, plan.provenance.code
     return JobInput(
         run_id=run_id,
         step=step.name,
         attempt=attempt,
         plan_id=plan.plan_id,
-        workload=plan.workload,
+        workload=replace(plan.workload, workers=step.workers),
         batch=BatchSpec(batch.per_gpu, batch.world_size, batch.accumulation),
         device=plan.device,
         sweep=step.sweep,

@@ -47,7 +47,6 @@ class Placement:
     """What one process may use: its GPU's memory, or its share of RAM where the device is the CPU."""
     hardware: Hardware
     rate: Rate | Unknown
-    workers: int
 
 
 def place_training(inputs: PlanInputs) -> Placement:
@@ -243,5 +242,4 @@ def _place(inputs: PlanInputs, profile: InstanceProfile, shape: Shape, *, proces
         rate=LOCAL_RATE
         if biller is None
         else rate(inputs.prices_of(profile), biller, shape.instance_type, inputs.settings.aws.region),
-        workers=profile.workers(shape),
     )

@@ -83,6 +83,10 @@ class StepPlan(Frozen):
     measured_scale: float | None = None
     """Seconds of a training step, with its share of validation, per second of a measured finder step, both without the
     wait for data; None: lr-find runs on another GPU."""
+    workers: int = 0
+    """Data-loading processes beside each training process; 0: it loads by itself."""
+    workers_why: str = ""
+    """Where that number comes from, in words that follow it."""
     loading_seconds: float = 0.0
     """Seconds that loading a training step's data takes beside the GPUs, with its share of validation."""
     rate_usd_per_hour: Rate | Unknown
@@ -150,6 +154,8 @@ class LrPlan(Frozen):
     """What another run's range test gave this plan; None where the learning rate is given or still to be found."""
     warmup: WarmUpPlan | None = None
     """None in plans of versions that had none."""
+    shares: tuple[float, ...] = ()
+    """Of the learning rate in each epoch, while the global batch grows; empty where it does not."""
 
 
 class Provenance(Frozen):

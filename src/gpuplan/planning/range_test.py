@@ -40,7 +40,7 @@ def target_of(inputs: PlanInputs, batches: BatchPlan) -> LrTarget:
         rule=settings.lr.rule,
         transfer=policy(settings.lr),
         global_batch=batches.train.global_batch,
-        steps=batches.steps_per_epoch * settings.workload.epochs,
+        steps=batches.steps,
         fixed=settings.lr.fixed,
     )
 
@@ -69,8 +69,7 @@ def target_on(plan: LaunchPlan, told: LrTarget, gpus: int) -> LrTarget:
 def reference_steps(inputs: PlanInputs, batches: BatchPlan) -> int:
     """Return T: the training's optimizer steps on one GPU at lr-find's batch; where steps are fixed, its own."""
     settings = inputs.settings
-    steps = batches.steps_per_epoch if settings.lr.fixed == "steps" else batches.finder_steps_per_epoch
-    return steps * settings.workload.epochs
+    return batches.steps if settings.lr.fixed == "steps" else batches.finder_steps_per_epoch * settings.workload.epochs
 
 
 def range_test(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:

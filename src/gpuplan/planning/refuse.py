@@ -44,16 +44,16 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
             if in_aws
             else "--data imagefolder:PATH, where PATH holds train/ and val/",
         )
-    on_s3 = data.s3_location(plan.workload.data) is not None
+    on_s3, kind = data.s3_location(plan.workload.data) is not None, plan.workload.data.partition(":")[0]
     if in_aws and data.lies_on_this_machine(plan.workload.data):
         raise UsageError(
             f"--data {plan.workload.data} lies on this machine, and the job runs on {plan.instance}",
-            fix="aws s3 sync FOLDER s3://BUCKET/PREFIX    then: --data 'imagefolder:s3://BUCKET/PREFIX?train=N&val=N&classes=N'",
+            fix=f"aws s3 sync FOLDER s3://BUCKET/PREFIX    then: --data '{kind}:s3://BUCKET/PREFIX?train=N&val=N&classes=N'",
         )
     if on_s3 and not in_aws:
         raise UsageError(
             f"--data {plan.workload.data} lies on S3, and backend {plan.backend} does not fetch it",
-            fix="aws s3 sync s3://BUCKET/PREFIX FOLDER    then: --data imagefolder:FOLDER",
+            fix=f"aws s3 sync s3://BUCKET/PREFIX FOLDER    then: --data {kind}:FOLDER",
         )
     refuse_size(plan)
     refuse_cost(plan, max_cost)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -23,8 +24,11 @@ from gpuplan.planning.placement import (
 )
 from gpuplan.planning.plan import FinderPlan, StepPlan
 from gpuplan.planning.range_test import range_test
-from gpuplan.planning.speed import data_transfer, throughput
+from gpuplan.planning.speed import data_loading, data_transfer, throughput
+from gpuplan_job import data
+from gpuplan_job.batch_growth import accumulations
 from gpuplan_job.contract import BatchSpec
+from gpuplan_job.sampling import EpochLayout
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan
@@ -74,7 +78,7 @@ def train_step(
     same_gpu = finder is not None and finder.place.gpu == place.gpu
     work = _Work(
         batches.train,
-        batches.steps_per_epoch * inputs.settings.workload.epochs,
+        batches.steps,
         measured_scale=_measured_scale(inputs, batches, finder.place, place) if finder and same_gpu else None,
         loading_seconds=_loading_seconds(inputs, batches, place),
         spot=_spot(inputs),
@@ -84,7 +88,7 @@ def train_step(
 
 def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
     sweep, s3_data = range_test(inputs, batches), _s3_data(inputs, "streamed")
-    load = _load(inputs, batches.lr_find, streamed=s3_data is not None)
+    load = _load(inputs, batches.lr_find, place, streamed=s3_data == "streamed")
     hardware = _hardware(inputs, place, s3_data)
     one = throughput.step_time(_trace(inputs), load, hardware)
     steps = sweep.own_steps(BatchSpec(batches.lr_find.per_gpu, 1, batches.lr_find.accumulation))
@@ -93,17 +97,39 @@ def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -
 
 def _training_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
     epochs = inputs.settings.workload.epochs
-    load = _load(inputs, batches.train)
+    load = _load(inputs, batches.train, place)
     hardware = _hardware(inputs, place, _s3_data(inputs, "copied"))
-    one = throughput.step_time(_trace(inputs), load, hardware)
+    one = _mean_step(inputs, batches, place, hardware)
     validated = inputs.data.val_samples * epochs
     return throughput.train(one, load, hardware, steps=batches.steps_per_epoch * epochs, val_samples=validated)
 
 
+def _mean_step(
+    inputs: PlanInputs, batches: BatchPlan, place: Placement, hardware: throughput.Hardware
+) -> throughput.StepTime | Unknown:
+    """Return the time of a step of the full batch; while the batch grows, that of all steps over as many full ones."""
+    workload, full = inputs.settings.workload, batches.train
+    one = throughput.step_time(_trace(inputs), _load(inputs, full, place), hardware)
+    counts = accumulations(workload.batch_schedule, full.accumulation, workload.epochs)
+    if isinstance(one, Unknown) or len(set(counts)) == 1:
+        return one
+    seconds = 0.0
+    for count, epochs in Counter(counts).items():
+        batch = StepBatch.of(full.per_gpu, full.world_size, count)
+        smaller = throughput.step_time(_trace(inputs), _load(inputs, batch, place), hardware)
+        if isinstance(smaller, Unknown):
+            return smaller
+        layout = EpochLayout(inputs.data.train_samples, full.per_gpu, full.world_size, count)
+        seconds += smaller.seconds * layout.steps * epochs
+    return one.model_copy(update={"seconds": seconds / (batches.steps_per_epoch * workload.epochs)})
+
+
 def _s3_data(inputs: PlanInputs, way: S3Data) -> S3Data | None:
-    """Return the way if the data come from S3: to SageMaker alone."""
+    """Return the way if the data come from S3, to SageMaker alone; samples that lie many in an object are copied."""
     there = data_transfer.on_s3(inputs.settings.workload.data, inputs.data)
-    return way if there and service(inputs) == "sagemaker" else None
+    if not there or service(inputs) != "sagemaker":
+        return None
+    return way if data.streams(inputs.settings.workload.data) else "copied"
 
 
 def _hardware(inputs: PlanInputs, place: Placement, s3_data: S3Data | None) -> throughput.Hardware:
@@ -154,6 +180,7 @@ def _spot(inputs: PlanInputs) -> bool:
 def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughput.TimeEstimate | Unknown) -> StepPlan:
     hours = time if isinstance(time, Unknown) else time.hours
     s3_data = _s3_data(inputs, "streamed" if work.sweep else "copied")
+    workers = _workers(inputs, place, streamed=s3_data == "streamed")
     return StepPlan(
         name="lr-find" if work.sweep else "train",
         instance_type=place.instance_type,
@@ -178,6 +205,8 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         samples_per_second=time if isinstance(time, Unknown) else time.samples_per_second,
         startup_minutes=_hardware(inputs, place, s3_data).startup_minutes,
         measured_scale=work.measured_scale,
+        workers=workers.number,
+        workers_why=workers.why,
         loading_seconds=work.loading_seconds,
         rate_usd_per_hour=place.rate,
         cost_usd=cost(place.rate, hours, place.instances),
@@ -214,6 +243,7 @@ def _memory(
         optimizer=kept.optimizer,
         momentum=kept.momentum,
         weight_decay=kept.weight_decay,
+        average=workload.ema_decay is not None and loop == "lightning",
         world_size=batch.world_size,
         loop=loop,
         device=place.hardware.device,
@@ -227,7 +257,11 @@ def _trace(inputs: PlanInputs) -> StepTrace | Unknown:
     return traced if isinstance(traced, Unknown) else traced.step
 
 
-def _load(inputs: PlanInputs, batch: StepBatch, *, streamed: bool = False) -> throughput.StepLoad:
+def _workers(inputs: PlanInputs, place: Placement, *, streamed: bool) -> data_loading.Workers:
+    return data_loading.workers(place.hardware, inputs.settings.workload.workers, streamed=streamed)
+
+
+def _load(inputs: PlanInputs, batch: StepBatch, place: Placement, *, streamed: bool = False) -> throughput.StepLoad:
     workload = inputs.settings.workload
     return throughput.StepLoad(
         per_gpu_batch=batch.per_gpu,
@@ -235,9 +269,11 @@ def _load(inputs: PlanInputs, batch: StepBatch, *, streamed: bool = False) -> th
         precision=workload.precision,
         jpeg=inputs.data.storage == "jpeg",
         streamed=streamed,
-        workers=workload.workers,
+        workers=_workers(inputs, place, streamed=streamed).number,
         optimizer=workload.optimizer,
         momentum=workload.momentum > 0,
+        average=workload.ema_decay is not None,
+        clipped=workload.clip_norm is not None,
     )
 
 
@@ -247,8 +283,8 @@ def _measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, p
     It is the ratio of the two estimates, data loading left out, so it holds what only the training has: accumulation,
     all-reduce, other batches.
     """
-    one = throughput.step_time(_trace(inputs), _load(inputs, batches.lr_find), finder.hardware)
-    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train), place.hardware)
+    one = throughput.step_time(_trace(inputs), _load(inputs, batches.lr_find, finder), finder.hardware)
+    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train, place), place.hardware)
     if device(inputs) == "cpu" or isinstance(one, Unknown) or isinstance(training, Unknown):
         return _plain_scale(inputs, batches, place)
     return training.computing / one.computing * (1 + _FORWARD_SHARE * _validated(inputs))
@@ -256,7 +292,7 @@ def _measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, p
 
 def _loading_seconds(inputs: PlanInputs, batches: BatchPlan, place: Placement) -> float:
     """Return the seconds in which a training step's data are loaded beside the GPUs, with its share of validation."""
-    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train), place.hardware)
+    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train, place), place.hardware)
     return 0.0 if isinstance(training, Unknown) else training.loading * (1 + _validated(inputs))
 
 

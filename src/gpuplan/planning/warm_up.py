@@ -80,5 +80,5 @@ def warm_up(settings: Settings, batches: BatchPlan) -> WarmUpPlan:
 
 
 def _of(epochs: float, batches: BatchPlan, start: float, why: str, *, asked: bool = False) -> WarmUpPlan:
-    steps = parts.warm_up_steps(epochs, batches.steps_per_epoch) if epochs else 0
+    steps = parts.warm_up_steps(epochs, batches.first_epoch_steps) if epochs else 0
     return WarmUpPlan(steps=steps, epochs=epochs, start=start, why=why, asked=asked)

@@ -71,17 +71,26 @@ def _batch(plan: LaunchPlan, norm: Norm) -> Iterator[PlanWarning]:
             "rate is found under other conditions than it is used",
             fix=f"drop {batch.override.reason}",
         )
-    if norm in {"batch", "unknown"} and batch.train.per_gpu < BATCHNORM_NEEDS:
+    synced = plan.workload.sync_batchnorm and plan.device == "cuda"
+    seen = batch.train.per_gpu * (batch.train.world_size if synced else 1)
+    if norm in {"batch", "unknown"} and seen < BATCHNORM_NEEDS:
+        several = batch.train.world_size > 1 and not synced
         yield PlanWarning(
             code="small-batchnorm",
-            message=f"{batch.train.per_gpu} samples per GPU make BatchNorm statistics noisy",
-            fix=f"--per-gpu-batch {BATCHNORM_NEEDS} or more",
+            message=f"{seen} samples{' of all GPUs' if synced else ' per GPU'} make BatchNorm statistics noisy",
+            fix=f"--per-gpu-batch {BATCHNORM_NEEDS} or more{', or --sync-batchnorm' if several else ''}",
         )
-    if batch.train.global_batch > LARGE_BATCH:
+    if plan.workload.sync_batchnorm and plan.device != "cuda" and batch.train.world_size > 1:
+        yield PlanWarning(
+            code="no-sync-batchnorm",
+            message=f"SyncBatchNorm needs CUDA: on {plan.device} BatchNorm stays that of each process",
+            fix="none needed for a rehearsal",
+        )
+    if batch.train.global_batch > LARGE_BATCH and plan.workload.optimizer != "lamb":
         yield PlanWarning(
             code="large-global-batch",
             message=f"a global batch of {batch.train.global_batch:,} needs warm-up and perhaps a layer-wise optimizer",
-            fix=f"keep the global batch at {LARGE_BATCH:,} or less",
+            fix=f"keep the global batch at {LARGE_BATCH:,} or less, or --optimizer lamb",
         )
 
 
@@ -111,6 +120,12 @@ def _limits(plan: LaunchPlan) -> Iterator[PlanWarning]:
 
 
 def _estimates(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
+    if plan.workload.compile:
+        yield PlanWarning(
+            code="compiled",
+            message="--compile: memory and time are those without it; a compiled step is usually faster and smaller",
+            fix="none needed",
+        )
     for step in plan.steps:
         if step.s3_data == "copied" and profile.train.network_gbps is None:
             yield PlanWarning(

@@ -97,8 +97,6 @@ def resolve(
         instance_type=profile.name, gpus=here.gpus, vcpus=here.vcpus, ram_gib=here.ram_gib, interconnect=interconnect
     )
     finder = train.model_copy(update={"gpus": 1, "interconnect": "host" if interconnect == "host" else "single-gpu"})
-    # CPU processes already use every core: loading in the process is faster than workers that compete with it.
-    workers = 0 if here.accelerator == "cpu" else min(profile.defaults.workers, here.vcpus // here.gpus)
     seen = Source(
         what="hardware", covers=("gpu", "train", "finders"), where="this machine: nvidia-smi, the operating system"
     )
@@ -107,7 +105,7 @@ def resolve(
         aliases=profile.aliases,
         description=profile.description,
         lifecycle=profile.lifecycle,
-        defaults=profile.defaults.model_copy(update={"workers": workers}),
+        defaults=profile.defaults,
         sources=(*profile.sources, seen),
         gpu=gpu,
         train=train,

@@ -66,8 +66,6 @@ class Defaults(Frozen):
     """Samples per GPU and step, the same in lr-find and train."""
     precision: Precision
     """Arithmetic: bf16-mixed where the GPU has it natively, else 16-mixed; fp32 for `local`."""
-    workers: Annotated[int, Field(ge=0, le=8)]
-    """Data loading processes per GPU of the train shape; a smaller shape gets fewer, see `InstanceProfile.workers`."""
     backend: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     """Where a launch runs: a file name of `gpuplan.backends`."""
     region: Annotated[str, Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")] | None = None
@@ -159,10 +157,6 @@ class InstanceProfile(Profile):
         """Return the EC2 quotas that one of this profile's shapes counts against."""
         return shape.quota or self.quota
 
-    def workers(self, shape: Shape) -> int:
-        """Return data loading processes per GPU on a shape: the default, but no more than its vCPUs per GPU."""
-        return min(self.defaults.workers, max(1, shape.vcpus // shape.gpus))
-
     def price(self, service: Service, instance_type: str, region: str) -> Price | None:
         """Return the on-demand price of an instance type (with or without `ml.`) in a region, None when unknown."""
         wanted = (service, instance_type.removeprefix(SAGEMAKER_PREFIX), region)
@@ -208,10 +202,6 @@ class InstanceProfile(Profile):
     def _shapes_belong_together(self) -> Self:
         if self.train.gpu is not None:
             raise ValueError("`train` takes its GPU from [gpu]: remove [train.gpu]")
-        if self.defaults.workers * self.train.gpus > self.train.vcpus:
-            raise ValueError(
-                f"{self.defaults.workers} workers on each of {self.train.gpus} GPUs pass the vCPUs of `train`"
-            )
         for finder in self.finders:
             if finder.gpus != 1:
                 raise ValueError(f"the finder {finder.instance_type} has {finder.gpus} GPUs: lr-find runs on one")

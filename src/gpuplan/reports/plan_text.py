@@ -13,6 +13,7 @@ from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.lr_plan_text import lr_facts
 from gpuplan.reports.money_text import beside, cost_text, money_facts
 from gpuplan.reports.own_code_text import code_facts, samples
+from gpuplan_job.batch_growth import accumulations
 from gpuplan_job.contract import ONECYCLE_RISE
 
 if TYPE_CHECKING:
@@ -131,6 +132,8 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         f"{work.model} on {work.data}: {described}; {work.epochs} epochs, {work.optimizer}, {work.precision}",
     )
     yield from code_facts(plan)
+    if practices := ", ".join(_practices(plan)):
+        yield "practices", practices
     train = plan.step("train")
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
@@ -147,6 +150,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
         speed = train.samples_per_second
         known = "" if isinstance(speed, Unknown) else f": about {significant(speed)} samples/s over {train.gpus} GPUs"
         yield "bound", f"{train.bound}{known.replace('GPUs', 'processes') if plan.device == 'cpu' else known}"
+    yield "data workers", _loading(plan)
     yield from _unknown(plan)
     yield (
         "estimates",
@@ -157,6 +161,29 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     yield from money_facts(plan, today)
     for warning in plan.warnings:
         yield "note", f"{warning.message} ({warning.fix})" if warning.fix != "none needed" else warning.message
+
+
+def _practices(plan: LaunchPlan) -> Iterator[str]:
+    """Yield what the training does beside its defaults."""
+    work, train = plan.workload, plan.batch.train
+    if work.schedule != "onecycle":
+        yield f"{work.schedule} schedule"
+    if work.clip_norm is not None:
+        yield f"clipped at norm {work.clip_norm:g}"
+    if work.ema_decay is not None:
+        yield f"weights averaged with decay {work.ema_decay:g} and validated so"
+    if plan.lr.shares:
+        least = accumulations(work.batch_schedule, train.accumulation, work.epochs)[0]
+        first = train.per_gpu * train.world_size * least
+        yield (
+            f"global batch grows {work.batch_schedule}ly {count(first)} .. {count(train.global_batch)}, "
+            f"the LR with it ({plan.lr.transfer})"
+        )
+    if work.label_smoothing:
+        yield f"label smoothing {work.label_smoothing:g}"
+    if work.decay_norms:
+        yield "weight decay on norms and biases too"
+    yield from (name for name in ("sync_batchnorm", "checkpointing", "channels_last", "compile") if getattr(work, name))
 
 
 def warm_up_text(plan: LaunchPlan, warmup: WarmUpPlan | None) -> str:
@@ -185,6 +212,16 @@ def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:
         times = f"{significant(ratio, 2)} x less" if ratio >= 1 else f"{significant(1 / ratio, 2)} x more"
         told = f"on the whole {finder.naive_instance_type}: {usd(naive.p50)}; this plan: {usd(here.p50)}, {times}"
         yield "naive finder", told
+
+
+def _loading(plan: LaunchPlan) -> str:
+    """Return how many processes load data for each GPU, step by step, and where the number comes from."""
+    told: dict[str, list[str]] = {}
+    for step in plan.steps:
+        processes = f"{step.workers} process{'' if step.workers == 1 else 'es'}" if step.workers else "none beside"
+        each = " a GPU" if step.gpus > 1 and step.workers else ""
+        told.setdefault(f"{processes}{each} ({step.workers_why})", []).append(step.name)
+    return ", ".join(f"{' and '.join(names)} {how}" for how, names in told.items())
 
 
 def _data(plan: LaunchPlan) -> Iterator[tuple[str, str]]:

@@ -166,10 +166,7 @@ def _facts(profile: InstanceProfile, detected: bool) -> Iterator[tuple[str, str]
         if finder.gpu is not None:
             yield from _gpu("lr-find", finder.gpu)
             yield "lr-find", "another GPU than training: peak memory and step time measured there do not carry over"
-    yield (
-        "defaults",
-        f"{defaults.per_gpu_batch} samples per GPU, {defaults.precision}, {defaults.workers} workers per GPU",
-    )
+    yield "defaults", f"{defaults.per_gpu_batch} samples per GPU, {defaults.precision}"
     yield "defaults", f"backend {defaults.backend}" + (f", region {defaults.region}" if defaults.region else "")
     for name, shape in (("train", profile.train), *(("lr-find", finder) for finder in profile.finders)):
         quota = profile.quota_of(shape)

@@ -146,7 +146,7 @@ class Workload(Section):
     model: str = "resnet18"
     """Name of a torchvision classification model, or module:Class of your own in the current folder."""
     data: str = "digits"
-    """digits, imagefolder:PATH, fake:CxHxW:classes:samples, imagenet (for plans), or module:Class of your own."""
+    """digits, imagefolder:PATH, webdataset:SHARDS, fake:CxHxW:classes:samples, imagenet (for plans), module:Class."""
     model_args: Arguments = Field(default={}, examples=[{"width": 64}])
     """Constructor arguments of a model of your own; a JSON object as a flag."""
     data_args: Arguments = Field(default={}, examples=[{"root": "photos"}])
@@ -187,8 +187,8 @@ class Workload(Section):
     """Compile the network with torch.compile; estimates are those without."""
     precision: Precision
     """fp32, 16-mixed or bf16-mixed; by default what the GPU does best."""
-    workers: int = Field(ge=0, le=64)
-    """Data-loading processes per training process."""
+    workers: int | None = Field(default=None, ge=0, le=64, examples=[8])
+    """Data-loading processes per training process; by default what the vCPUs of each step's own machine allow."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of weights, order and augmentation."""
 

@@ -42,6 +42,18 @@ class JobInput(Document):
         if (self.sweep is None) == (self.train is None):
             raise ContractError("JobInput: exactly one of sweep and train must be set")
 
+    @property
+    def packages(self) -> list[str]:
+        """What the job imports beside the standard library and numpy, by the names of its packages."""
+        lightning = self.train is not None or self.code is not None or ":" in self.workload.model
+        lamb = self.workload.optimizer == "lamb"
+        return [
+            "torch",
+            "torchvision",
+            *(["pytorch_lightning"] if lightning else []),
+            *(["pytorch_optimizer"] if lamb else []),
+        ]
+
 
 @dataclass(frozen=True)
 class Progress(Document):

@@ -32,7 +32,7 @@ class WorkloadSpec:
     precision: Precision
     seed: int
     workers: int
-    """Data-loading processes per training process."""
+    """Data-loading processes per training process: each step's own number; a plan's workload has its last step's."""
     image_size: int | None = None
     """Side in pixels to resize images to; None keeps the data's own size."""
     model_args: dict[str, Any] = field(default_factory=dict)
@@ -89,6 +89,8 @@ class DataDescription:
     """A description without a location: enough for a plan, not for a launch."""
     source: str = ""
     """Where the figures, or the data, come from."""
+    files: int | None = None
+    """Files that hold the samples; None: each is a file of its own."""
     sample: str = ""
     """What a sample is where it is no image, such as `float32 [20]`; its numbers are then counted as its width."""
 

@@ -32,7 +32,8 @@ class Kind(Protocol):
     """What a file of this folder offers; `argument` is what stands after the colon.
 
     A kind whose argument is a path also offers `pin(argument)`, which returns it independent of the current folder; one
-    that can be read from S3 offers `s3_location(argument)`.
+    that can be read from S3 offers `s3_location(argument)`, and says `COPIED = True` if a job must have the files whole
+    before it starts.
     """
 
     def describe(self, argument: str) -> DataDescription:
@@ -91,6 +92,15 @@ def lies_on_this_machine(spec: str) -> bool:
         return False
     kind, _ = _split(spec)
     return hasattr(kind, "pin") and s3_location(spec) is None
+
+
+def streams(spec: str) -> bool:
+    """Tell whether a job can open single samples of a spec's data on S3, without a copy of everything first.
+
+    Raises:
+        DataError: the kind is unknown.
+    """
+    return not getattr(_split(spec)[0], "COPIED", False)
 
 
 def load(spec: str, image_size: int | None) -> tuple[Samples, Samples]:

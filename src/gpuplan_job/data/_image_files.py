@@ -5,9 +5,9 @@ Used by the kinds whose samples are image files; only a job imports it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import transforms
@@ -32,7 +32,7 @@ _UNBOUNDED_MODES = ("I", "F")
 
 
 class ImageFiles(Dataset[tuple[Tensor, int]]):
-    """Pairs of a prepared image [3, side, side] and its class."""
+    """Pairs of a prepared image [3, side, side] and its class, each image a file."""
 
     def __init__(self, listing: Sequence[tuple[str, int]], transform: Callable[[Image.Image], Tensor]) -> None:
         self.listing = listing
@@ -40,25 +40,44 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         path, label = self.listing[index]
-        try:
-            with Image.open(path) as image:
-                mode = image.mode
-                pixels = None if mode in _UNBOUNDED_MODES else _rgb(image)
-        # Pillow's decoders raise all of these on damaged files.
-        except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-            raise DataError(f"cannot read the image {path}: {error}; replace or remove it") from error
-        if pixels is None:
-            raise DataError(f"the image {path} has pixels of Pillow's mode {mode}: convert it to 8 bits per channel")
-        return self.transform(pixels), label
+        return self.transform(decoded(path, path)), label
 
     def __len__(self) -> int:
         return len(self.listing)
+
+    @property
+    def labels(self) -> list[int]:
+        """The class of each sample, without reading it."""
+        return [label for _, label in self.listing]
 
 
 def image_files(folder: Folder, image_size: int | None) -> tuple[ImageFiles, ImageFiles]:
     """Return (training, validation) data sets of a listing, the training images augmented, the others centred."""
     side = image_size or DEFAULT_SIDE
     return ImageFiles(folder.train, training_transform(side)), ImageFiles(folder.val, validation_transform(side))
+
+
+def decoded(source: str | IO[bytes], name: object) -> Image.Image:
+    """Return an image's pixels as RGB, 8 bits a channel; `name`, as text, is what its user knows it by.
+
+    Raises:
+        DataError: it is no image, damaged, or of a kind whose white is not known.
+    """
+    try:
+        with Image.open(source) as image:
+            mode = image.mode
+            pixels = None if mode in _UNBOUNDED_MODES else _rgb(image)
+    # Pillow's decoders raise all of these on damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DataError(f"cannot read the image {name}: {_said(error)}; replace or remove it") from error
+    if pixels is None:
+        raise DataError(f"the image {name} has pixels of Pillow's mode {mode}: convert it to 8 bits per channel")
+    return pixels
+
+
+def _said(error: Exception) -> str:
+    # Of bytes in memory Pillow tells the object's address, of a file its name, which stands there already.
+    return "no image of a kind that Pillow knows" if isinstance(error, UnidentifiedImageError) else str(error)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -6,7 +6,6 @@ and must not import torch.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuplan_job.contract import DataDescription
-from gpuplan_job.data import DataError
+from gpuplan_job.data import DataError, _held_out
 from gpuplan_job.data._location import channel
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ DEFAULT_SIDE = 224
 """Pixels, where no image size is asked for: the customary ImageNet crop."""
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """What torchvision's ImageFolder takes for images."""
-_VAL_SHARE = 0.1
 _LEAST_CLASSES = 2
 
 Listing = list[tuple[str, int]]
@@ -40,8 +38,10 @@ class Folder:
     val: Listing
 
 
-def description(*, train: int, val: int, classes: int, bytes_per_sample: float, source: str) -> DataDescription:
-    """Return what a plan needs of a data set of image files."""
+def description(
+    *, train: int, val: int, classes: int, bytes_per_sample: float, source: str, files: int | None = None
+) -> DataDescription:
+    """Return what a plan needs of a data set of images, each a file of its own unless there are so many `files`."""
     return DataDescription(
         train_samples=train,
         val_samples=val,
@@ -52,6 +52,7 @@ def description(*, train: int, val: int, classes: int, bytes_per_sample: float, 
         bytes_per_sample=bytes_per_sample,
         storage="jpeg",
         source=source,
+        files=files,
     )
 
 
@@ -75,17 +76,24 @@ def scan_channel(spec: str, stated: DataDescription) -> Folder:
     Raises:
         DataError: as `scan`; nothing was brought here, or other counts were stated.
     """
-    root = channel()
-    if root is None:
-        raise DataError(f"{spec} lies on S3 and was not brought to this machine: train on AWS, or give a path")
+    root = channel(spec)
     with refusing_unreadable(str(root)):
         folder = _scan(root)
-    found = {"train": len(folder.train), "val": len(folder.val), "classes": len(folder.classes)}
+    as_stated(spec, stated, train=len(folder.train), val=len(folder.val), classes=len(folder.classes))
+    return folder
+
+
+def as_stated(spec: str, stated: DataDescription, *, train: int, val: int, classes: int) -> None:
+    """Return if what was found is as many as the plan was told.
+
+    Raises:
+        DataError: it is not.
+    """
+    found = {"train": train, "val": val, "classes": classes}
     told = {"train": stated.train_samples, "val": stated.val_samples, "classes": stated.classes}
     wrong = [f"{name}={found[name]} instead of {told[name]}" for name in found if found[name] != told[name]]
     if wrong:
         raise DataError(f"{spec} holds other images than the plan was made for: {', '.join(wrong)}; plan with these")
-    return folder
 
 
 @contextmanager
@@ -119,7 +127,7 @@ def _scan(root: Path) -> Folder:
 
 def _images_by_class(root: Path) -> dict[str, list[str]]:
     with os.scandir(root) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not _left_behind(entry.name))
+        names = sorted(entry.name for entry in entries if entry.is_dir() and not left_behind(entry.name))
     found = {name: sorted(_images(root / name)) for name in names}
     empty = [name for name, images in found.items() if not images]
     if empty:
@@ -132,7 +140,7 @@ def _images_by_class(root: Path) -> dict[str, list[str]]:
 def _images(folder: Path) -> Iterator[str]:
     with os.scandir(folder) as entries:
         for entry in entries:
-            if _left_behind(entry.name):
+            if left_behind(entry.name):
                 continue
             if entry.is_dir():
                 yield from _images(Path(entry.path))
@@ -140,35 +148,23 @@ def _images(folder: Path) -> Iterator[str]:
                 yield entry.path
 
 
-def _left_behind(name: str) -> bool:
+def left_behind(name: str) -> bool:
     """Return whether a file or folder is no part of the data but a trace of a tool: hidden, or macOS's in archives."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _split(root: Path, found: dict[str, list[str]]) -> Folder:
-    """Hold about a tenth of each class out, each image by a digest of its own path below `root`.
-
-    So new images move no old one. Only where all images of a class fall on one side, the nearest to the threshold
-    changes over, until the class has others there.
-    """
+    """Hold about a tenth of each class out, each image by its own path below `root`, so that new images move no old."""
     train: dict[str, list[str]] = {}
     val: dict[str, list[str]] = {}
     for name, images in found.items():
         if len(images) == 1:
             raise DataError(f"class {name!r} has a single image: it cannot be both trained on and validated with")
         above = len(str(root / name)) - len(name)
-        place = {path: _place(path[above:]) for path in images}
-        count = sum(value < _VAL_SHARE for value in place.values())
-        aside = set(sorted(images, key=place.__getitem__)[: min(max(count, 1), len(images) - 1)])
-        train[name] = [path for path in images if path not in aside]
-        val[name] = [path for path in images if path in aside]
+        aside = _held_out.positions([_held_out.place(path[above:]) for path in images])
+        train[name] = [path for number, path in enumerate(images) if number not in aside]
+        val[name] = [path for number, path in enumerate(images) if number in aside]
     return Folder(sorted(found), _number(train), _number(val))
-
-
-def _place(path: str) -> float:
-    """Return where a path falls in 0 .. 1, evenly and for good."""
-    # Bytes as the file system has them: a name need not be UTF-8.
-    return int.from_bytes(hashlib.sha256(os.fsencode(path)).digest()[:8]) / 2**64
 
 
 def _number(found: dict[str, list[str]]) -> Listing:

@@ -55,28 +55,35 @@ def parse(argument: str) -> Location:
     return Location(f"{SCHEME}{bucket}/{trimmed}{'/' if trimmed else ''}", query)
 
 
-def figures(location: Location) -> dict[str, int]:
-    """Return the numbers stated after the `?`: train, val, classes and bytes (stored, per training image).
+def figures(location: Location, *, shards: bool = False) -> dict[str, int]:
+    """Return the numbers stated after the `?`: train, val, classes, bytes (stored, per training image), maybe shards.
 
     Raises:
         DataError: one is missing, unknown, stated twice or not a whole number in range.
     """
+    least, example = (_LEAST | {"shards": 1}, f"{_EXAMPLE}&shards=1000") if shards else (_LEAST, _EXAMPLE)
     found: dict[str, int] = {}
     for item in filter(None, location.query.split("&")):
         name, _, number = item.partition("=")
-        if name not in _LEAST or name in found or not _NUMBER.fullmatch(number) or int(number) < _LEAST[name]:
-            raise DataError(f"{item!r} is not one of {_EXAMPLE}, each stated once, with at least 2 classes")
+        if name not in least or name in found or not _NUMBER.fullmatch(number) or int(number) < least[name]:
+            raise DataError(f"{item!r} is not one of {example}, each stated once, with at least 2 classes")
         found[name] = int(number)
-    missing = [name for name in _LEAST if name not in found]
+    missing = [name for name in least if name not in found]
     if missing:
         raise DataError(
             f"{location.uri} is not read while planning, so {', '.join(missing)} must be stated: "
-            f"{location.uri}?{_EXAMPLE} (bytes: stored bytes per training image)"
+            f"{location.uri}?{example} (bytes: stored bytes per training image)"
         )
     return found
 
 
-def channel() -> Path | None:
-    """Return the folder in which this process finds the data of an S3 location, None outside a job that has one."""
+def channel(spec: str) -> Path:
+    """Return the folder in which this process finds the data of a spec that lie on S3.
+
+    Raises:
+        DataError: nothing was brought here: this is no job on AWS.
+    """
     folder = os.environ.get(TRAINING_CHANNEL_VARIABLE)
-    return Path(folder) if folder else None
+    if not folder:
+        raise DataError(f"{spec} lies on S3 and was not brought to this machine: train on AWS, or give a path")
+    return Path(folder)

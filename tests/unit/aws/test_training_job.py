@@ -241,3 +241,16 @@ def test_the_learning_rate_stands_where_a_plan_that_has_none_yet_says_so() -> No
     for part in training_job.LEARNING_RATE_AT:
         at = at[part]
     assert json.loads(at) == asdict(TrainSpec(0.05))
+
+
+@pytest.mark.parametrize(
+    ("data", "modes"),
+    [
+        ("imagefolder:s3://bucket/x?train=9&val=9&classes=2&bytes=9", ["FastFile", "File"]),
+        ("webdataset:s3://bucket/x?train=9&val=9&classes=2&bytes=9&shards=1", ["File", "File"]),
+    ],
+)
+def test_only_single_files_are_read_from_s3_as_they_are_opened(data: str, modes: list[str]) -> None:
+    workload = replace(TRAINING.workload, data=data)
+    jobs = [replace(TRAINING, workload=workload, train=None, sweep=SWEEP), replace(TRAINING, workload=workload)]
+    assert [body(job, data="s3://bucket/x/")["InputDataConfig"][1]["InputMode"] for job in jobs] == modes

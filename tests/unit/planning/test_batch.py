@@ -20,7 +20,15 @@ ACCUMULATION = st.integers(1, 16)
 
 
 def made(lr_find: StepBatch, train: StepBatch, override: BatchOverride | None = None) -> BatchPlan:
-    return BatchPlan(lr_find=lr_find, train=train, steps_per_epoch=1, finder_steps_per_epoch=1, override=override)
+    return BatchPlan(
+        lr_find=lr_find,
+        train=train,
+        steps_per_epoch=1,
+        first_epoch_steps=1,
+        steps=1,
+        finder_steps_per_epoch=1,
+        override=override,
+    )
 
 
 @given(PER_GPU, PER_GPU)
@@ -57,10 +65,11 @@ def test_a_batch_is_made_of_positive_integers(wrong: dict[str, object]) -> None:
 @given(SAMPLES, PER_GPU, WORLD, ACCUMULATION)
 def test_a_plan_counts_the_steps_that_the_job_will_take(samples: int, per_gpu: int, world: int, acc: int) -> None:
     assume(samples >= per_gpu * world * acc)
-    plan = plan_batches(samples=samples, per_gpu=per_gpu, world_size=world, accumulation=acc)
+    plan = plan_batches(samples, StepBatch.of(per_gpu, world, acc), epochs=3)
     assert plan.train == StepBatch.of(per_gpu, world, acc)
     assert plan.lr_find == StepBatch.of(per_gpu), "one GPU, nothing accumulated"
     assert plan.steps_per_epoch == EpochLayout(samples, per_gpu, world, acc).steps
+    assert plan.steps == 3 * plan.steps_per_epoch
     assert plan.finder_steps_per_epoch == EpochLayout(samples, per_gpu, 1, 1).steps
     assert plan.override is None
 
@@ -68,7 +77,7 @@ def test_a_plan_counts_the_steps_that_the_job_will_take(samples: int, per_gpu: i
 @given(SAMPLES, PER_GPU, PER_GPU)
 def test_another_batch_for_the_finder_is_on_record(samples: int, per_gpu: int, finder: int) -> None:
     assume(samples >= max(per_gpu, finder))
-    plan = plan_batches(samples=samples, per_gpu=per_gpu, world_size=1, accumulation=1, finder_batch=finder)
+    plan = plan_batches(samples, StepBatch.of(per_gpu), epochs=3, finder_batch=finder)
     assert plan.lr_find.per_gpu == finder
     assert (plan.override is None) == (finder == per_gpu)
     assert plan.finder_steps_per_epoch == EpochLayout(samples, finder, 1, 1).steps
@@ -80,14 +89,14 @@ def test_a_batch_the_data_cannot_fill_is_refused_and_the_advice_works(
 ) -> None:
     assume(world * acc <= samples < per_gpu * world * acc)
     with pytest.raises(UsageError) as caught:
-        plan_batches(samples=samples, per_gpu=per_gpu, world_size=world, accumulation=acc)
+        plan_batches(samples, StepBatch.of(per_gpu, world, acc), epochs=3)
     advised = int(re.findall(r"--per-gpu-batch (\d+)", caught.value.fix)[0])
-    assert plan_batches(samples=samples, per_gpu=advised, world_size=world, accumulation=acc)
+    assert plan_batches(samples, StepBatch.of(advised, world, acc), epochs=3)
 
 
 def test_a_finder_batch_the_data_cannot_fill_is_refused_by_its_own_name() -> None:
     with pytest.raises(UsageError) as caught:
-        plan_batches(samples=100, per_gpu=10, world_size=2, accumulation=1, finder_batch=200)
+        plan_batches(100, StepBatch.of(10, 2), epochs=3, finder_batch=200)
     assert "lr-find" in caught.value.why
     assert "--finder-batch" in caught.value.fix
 
@@ -95,7 +104,7 @@ def test_a_finder_batch_the_data_cannot_fill_is_refused_by_its_own_name() -> Non
 @given(SAMPLES, PER_GPU, WORLD)
 def test_json_and_back_is_the_same_batch_plan(samples: int, per_gpu: int, world: int) -> None:
     assume(samples >= per_gpu * world)
-    plan = plan_batches(samples=samples, per_gpu=per_gpu, world_size=world, accumulation=1)
+    plan = plan_batches(samples, StepBatch.of(per_gpu, world), epochs=3)
     assert BatchPlan.model_validate_json(plan.canonical_json()) == plan
 
 

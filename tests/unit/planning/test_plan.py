@@ -85,7 +85,10 @@ OTHERWISE: dict[str, object] = {
 }
 OF_OWN_CODE = {"workload.model_args", "workload.data_args"}
 """Settings that are refused without code of the user's own; with it they are in `tests/unit/cli/test_own_code.py`."""
-BESIDE: dict[str, dict[str, object]] = {"lr.carry_to_gpus": {"launch.pipeline": "lr"}}
+BESIDE: dict[str, dict[str, object]] = {
+    "lr.carry_to_gpus": {"launch.pipeline": "lr"},
+    "workload.batch_schedule": {"workload.accumulate": 2},
+}
 """What a setting needs beside it."""
 CASES: list[dict[str, object]] = [
     {},

@@ -92,6 +92,15 @@ def test_data_on_s3_are_streamed_to_a_range_test_and_copied_to_a_training(make_p
         assert [step.s3_data for step in plan.steps] == [None, None]
 
 
+def test_shards_on_s3_are_copied_to_both_steps_and_counted_as_the_objects_they_are(make_plan: MakePlan) -> None:
+    data = "webdataset:s3://bucket/x?train=100000&val=1000&classes=9&bytes=110000&shards=101"
+    plan = make_plan(IMAGES | {"workload.data": data})
+    assert [step.s3_data for step in plan.steps] == ["copied", "copied"]
+    reads = [charge.how for step in plan.steps for charge in step.charges if charge.name == "s3-reads"]
+    assert [how.partition(",")[0] for how in reads] == ["101 objects of data"] * 2
+    assert [step.workers for step in plan.steps] == [3, 11], "nobody waits for S3"
+
+
 def test_a_copy_is_billed_time_before_the_first_step(make_plan: MakePlan) -> None:
     local = "fake:3x224x224:1000:1281167"
     there, here = (make_plan(IMAGES | {"workload.data": data}).steps[1] for data in ("imagenet", local))
@@ -119,7 +128,7 @@ def test_a_range_test_on_s3_waits_for_the_list_and_for_each_image(make_plan: Mak
     step = there.steps[0]
     assert step.startup_minutes[0] - here.steps[0].startup_minutes[0] == pytest.approx(1332 * 0.1 / 60)
     assert step.bound == "start-up"
-    assert step.samples_per_second == pytest.approx(80)
+    assert step.samples_per_second == pytest.approx(160)
     assert naive(there).p50 > naive(here).p50, "the naive finder waits for both, too"
 
 

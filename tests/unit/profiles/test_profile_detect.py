@@ -128,14 +128,12 @@ def test_cpu_becomes_two_processes_that_meet_in_memory() -> None:
     assert (resolved.finder.gpus, resolved.finder_differs) == (1, False)
     assert (resolved.gpu.model, resolved.gpu.memory_mib, resolved.gpu.bf16) == ("CPU", 8_000, False)
     assert resolved.gpu.peak_tflops is None
-    assert (resolved.defaults.workers, resolved.workers(resolved.finder)) == (0, 0)
     assert (resolved.defaults.backend, resolved.defaults.precision, resolved.prices) == ("local", "fp32", ())
 
 
 def test_apple_gpu_becomes_one_process() -> None:
     resolved = resolve(LOCAL, MPS)
     assert (resolved.train.gpus, resolved.train.interconnect, resolved.gpu.accelerator) == (1, "single-gpu", "mps")
-    assert resolved.defaults.workers == 8
 
 
 def test_every_nvidia_gpu_is_used() -> None:

@@ -24,7 +24,7 @@ A10G = Gpu(model="A10G", memory_mib=22_888, bf16=True, peak_tflops=70.0, bandwid
 T4 = Gpu(model="T4", memory_mib=15_360, bf16=False)
 FOUR = Shape(instance_type="g5.12xlarge", gpus=4, vcpus=48, ram_gib=192.0, interconnect="pcie")
 ONE = Shape(instance_type="g5.xlarge", gpus=1, vcpus=4, ram_gib=16.0, interconnect="single-gpu")
-BF16 = Defaults(per_gpu_batch=64, precision="bf16-mixed", workers=8, backend="sagemaker", region="us-east-1")
+BF16 = Defaults(per_gpu_batch=64, precision="bf16-mixed", backend="sagemaker", region="us-east-1")
 ALL = Source(what="all", covers=("gpu", "train", "finders", "defaults"), where="a datasheet", as_of=date(2026, 1, 1))
 
 
@@ -59,11 +59,6 @@ def test_finder_with_its_own_gpu_is_said_to_differ() -> None:
     assert other.gpu_of(other.finder) == T4
 
 
-def test_workers_shrink_with_the_vcpus_of_a_smaller_shape() -> None:
-    assert profile().workers(FOUR) == 8
-    assert profile().workers(ONE) == 4
-
-
 @pytest.mark.parametrize("instance_type", ["g5.xlarge", "ml.g5.xlarge"])
 def test_price_is_found_under_both_services_names(instance_type: str) -> None:
     assert profile(prices=(price("1.006"),)).price("ec2", instance_type, "us-east-1") == price("1.006")
@@ -84,7 +79,6 @@ def breaks(message: str, make: Callable[[], object]) -> None:
 
 
 def test_laws_between_fields_are_enforced() -> None:
-    eight_workers_on_four_vcpus = FOUR.model_copy(update={"vcpus": 4})
     expensive = ONE.model_copy(update={"instance_type": "g5.2xlarge"})
     rows = (price("1.212", instance_type="g5.2xlarge"), price("1.006"))
     breaks("lr-find runs on one", lambda: profile(finders=(FOUR,)))
@@ -92,7 +86,6 @@ def test_laws_between_fields_are_enforced() -> None:
     breaks(r"remove \[train.gpu\]", lambda: profile(train=FOUR.model_copy(update={"gpu": T4})))
     breaks("T4 has no bf16", lambda: profile(gpu=T4))
     breaks("T4 has no bf16", lambda: profile(finders=(ONE.model_copy(update={"gpu": T4}),)))
-    breaks("pass the vCPUs", lambda: profile(train=eight_workers_on_four_vcpus))
     breaks("not cheapest first", lambda: profile(finders=(expensive, ONE), prices=rows))
     breaks("no shape of this profile", lambda: profile(prices=(price("1", instance_type="g6.xlarge"),)))
     breaks(

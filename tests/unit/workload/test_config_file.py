@@ -23,14 +23,12 @@ INSTANCE: dict[str, object] = {
     "region": "none",
     "per_gpu_batch": 32,
     "precision": "fp32",
-    "workers": 8,
 }
 INSTANCE_KEYS = {
     "launch.backend": "local",
     "aws.region": "none",
     "workload.per_gpu_batch": 32,
     "workload.precision": "fp32",
-    "workload.workers": 8,
 }
 EVERY_FIELD = pytest.mark.parametrize("field", setting_fields(), ids=lambda field: field.key)
 
@@ -110,8 +108,8 @@ def test_setting_that_depends_on_the_instance_says_so_and_no_other(field: Any) -
 
 
 def test_profile_without_a_value_that_only_it_can_give_is_refused() -> None:
-    with pytest.raises(KeyError, match="workers"):
-        config_text({key: value for key, value in INSTANCE.items() if key != "workers"})
+    with pytest.raises(KeyError, match="precision"):
+        config_text({key: value for key, value in INSTANCE.items() if key != "precision"})
 
 
 def test_unset_setting_shows_the_schemas_example_before_the_smallest_value() -> None:

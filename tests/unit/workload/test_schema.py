@@ -24,7 +24,6 @@ FROM_THE_PROFILE = {
     "aws.region",
     "workload.per_gpu_batch",
     "workload.precision",
-    "workload.workers",
 }
 
 REQUIRED: dict[str, dict[str, object]] = {

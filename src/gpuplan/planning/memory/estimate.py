@@ -55,6 +55,8 @@ class TrainingProcess(Frozen):
     momentum: float = 0.9
     """Of SGD and RMSprop; 0 keeps no state."""
     weight_decay: float = 5e-4
+    average: bool = False
+    """A moving average of the weights is kept, and while it is validated the weights beside it."""
     world_size: int = Field(default=1, ge=1)
     loop: Literal["lightning", "plain"] = "lightning"
     """Where gradients are set to zero: after the forward pass (Lightning), or before it."""
@@ -189,6 +191,7 @@ _HOW = {
     "buffers": "running statistics and other state that is not trained",
     "gradients": "in fp32, as far as they are alive at the peak",
     "optimizer state": "kept from step to step, in fp32",
+    "averaged weights": "their moving average, in fp32",
     "optimizer temporaries": "alive while the optimizer steps",
     "DDP buckets": "one more copy of all gradients",
     "half-precision weights": "autocast's copies, kept for the backward pass",
@@ -215,6 +218,7 @@ def _around(process: TrainingProcess) -> Around:
         optimizer=process.optimizer,
         momentum=process.momentum,
         weight_decay=process.weight_decay,
+        average=process.average,
         loop=process.loop,
         buckets=process.world_size > 1,
         cublas_workspace=HOPPER_CUBLAS_WORKSPACE if process.compute_capability == _HOPPER else CUBLAS_WORKSPACE,

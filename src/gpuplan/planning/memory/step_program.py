@@ -55,16 +55,14 @@ def optimizer_memory(optimizer: Optimizer, momentum: float, weight_decay: float)
 
     The square root of the second moment is one list of temporaries (Adam, AdamW, RMSprop, Adagrad). Weight decay that
     is added to the gradients makes another; AdamW's scales the weights in place. Adagrad also scales the gradients out
-    of place unless weight decay has copied them already. LAMB (pytorch-optimizer) goes tensor by tensor, so that its
-    temporaries are those of one. What a user's own optimizer holds is taken to be AdamW's.
+    of place unless weight decay has copied them already. LAMB's updates are one list (pytorch-optimizer 4.1). What
+    a user's own optimizer holds is taken to be AdamW's.
     """
     decayed = int(weight_decay > 0)
     if optimizer == "sgd":
         return OptimizerMemory(int(momentum > 0), state_from_start=False, temporaries=decayed)
-    if optimizer in ("adamw", "own"):
+    if optimizer in ("adamw", "lamb", "own"):
         return OptimizerMemory(2, state_from_start=False, temporaries=1)
-    if optimizer == "lamb":
-        return OptimizerMemory(2, state_from_start=False, temporaries=0)
     if optimizer == "adam":
         return OptimizerMemory(2, state_from_start=False, temporaries=1 + decayed)
     if optimizer == "rmsprop":
@@ -106,6 +104,8 @@ class Around:
     """Whether DistributedDataParallel keeps a second copy of the gradients."""
     cublas_workspace: int = CUBLAS_WORKSPACE
     """Bytes of each; 0 where CUBLAS_WORKSPACE_CONFIG=:0:0 takes them from cuBLAS."""
+    average: bool = False
+    """Whether a moving average of the weights is kept."""
 
 
 KINDS = ("activations", "half-precision weights", "gradients", "temporaries")
@@ -148,6 +148,9 @@ class _Assembly:
         if self.around.buckets:
             for size in bucket_sizes(trace.trainable):
                 program.make(size, "DDP buckets")
+        if self.around.average:
+            for size, module in zip(trace.trainable, trace.trainable_module, strict=True):
+                program.make(size, "averaged weights", module)
         if self.optimizer.state_from_start:
             self._make_state()
         for _ in range(iterations):

@@ -16,7 +16,7 @@ from gpuplan.planning.limits import disk_gb
 from gpuplan.planning.money.cost import Charge, ChargeName, Cost, Rate, cost, exact
 from gpuplan.planning.money.small_prices import SmallPrice, small_price
 from gpuplan.planning.placement import service
-from gpuplan.planning.speed.data_transfer import list_requests
+from gpuplan.planning.speed.data_transfer import list_requests, objects
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan_job.contract import BatchSpec
 
@@ -115,7 +115,7 @@ def _requests(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
 
 def _objects(step: StepPlan, inputs: PlanInputs) -> tuple[int, str]:
     """Return how many objects are read, and how that comes: every one, or those that a range test opens."""
-    there = inputs.data.train_samples + inputs.data.val_samples
+    there = objects(inputs.data)
     if step.sweep is None or step.s3_data != "streamed":
         return there * step.instances, f"{count(there * step.instances)} objects of data"
     noise = step.sweep.noise_micro_batches * step.batch.per_gpu * step.batch.world_size

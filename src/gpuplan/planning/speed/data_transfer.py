@@ -46,7 +46,12 @@ def stored_bytes(description: DataDescription) -> float:
 
 def list_requests(description: DataDescription) -> int:
     """Return how many requests list all objects of the data."""
-    return math.ceil((description.train_samples + description.val_samples) / LIST_PAGE)
+    return math.ceil(objects(description) / LIST_PAGE)
+
+
+def objects(description: DataDescription) -> int:
+    """Return how many objects hold the data: a sample each, where nothing else is known."""
+    return description.train_samples + description.val_samples if description.files is None else description.files
 
 
 def startup_minutes(how: S3Data, description: DataDescription, hardware: Hardware) -> tuple[float, float] | None:

@@ -51,3 +51,7 @@ class StepLoad(Frozen):
     optimizer: Optimizer = "sgd"
     momentum: bool = True
     """Of SGD."""
+    average: bool = False
+    """A moving average of the weights is kept."""
+    clipped: bool = False
+    """The gradient's norm is taken and bounded."""

@@ -39,13 +39,17 @@ _LAUNCH_FORWARD_SECONDS = 30e-6
 """CPU time of a kernel through Python: 20 to 47 us in published latencies of one image."""
 _LAUNCH_BACKWARD_SECONDS = 12e-6
 """The same from autograd's C++ thread: an assumption. Both decide for tiny inputs only."""
-_ACCESSES = {"sgd": 6.0, "momentum": 11.0, "adamw": 20.0, "lamb": 32.0, "own": 20.0}
-"""How often PyTorch's foreach optimizers read or write each parameter's bytes, weight decay included. LAMB works tensor
-by tensor and takes norms; one of the user's own is taken for AdamW."""
+_ACCESSES = {"sgd": 6.0, "momentum": 11.0, "adamw": 20.0, "lamb": 26.0, "own": 20.0}
+"""How often PyTorch's foreach optimizers read or write each parameter's bytes, weight decay included. LAMB also
+takes two norms and scales its update; one of the user's own is taken for AdamW."""
 _UNSCALE_ACCESSES = 2.0
 """GradScaler divides the gradients by its scale."""
 _BUCKET_ACCESSES = 4.0
 """DDP copies gradients into its buckets and back."""
+_AVERAGE_ACCESSES = 3.0
+"""A moving average reads the weights and itself, and writes itself."""
+_CLIP_ACCESSES = 3.0
+"""Clipping reads the gradients for their norm, then reads and writes them."""
 SEVERAL_GPUS = 1.035
 """Waiting for the slowest of several GPUs: median of published pairs of one and several GPUs."""
 SEEN = ("V100", "A100", "H100")
@@ -243,4 +247,8 @@ def _optimizer_seconds(parameter_bytes: float, load: StepLoad, hardware: Hardwar
         accesses += _UNSCALE_ACCESSES
     if hardware.gpus > 1:
         accesses += _BUCKET_ACCESSES
+    if load.average:
+        accesses += _AVERAGE_ACCESSES
+    if load.clipped:
+        accesses += _CLIP_ACCESSES
     return roofline.optimizer_seconds(parameter_bytes, accesses, hardware.bandwidth_gbs)
