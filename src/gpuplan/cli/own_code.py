@@ -53,6 +53,7 @@ def own_code(settings: Settings) -> OwnCode | None:
     """
     workload = settings.workload
     _refuse_names(workload)
+    _refuse_arguments(workload)
     if not (is_own(workload.model) or is_own(workload.data)):
         return None
     packed = _packed(settings.code)
