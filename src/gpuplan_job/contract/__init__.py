@@ -3,7 +3,7 @@
 Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
-from gpuplan_job.contract.job import PROGRESS_PREFIX, Failure, FailureKind, JobInput, Progress
+from gpuplan_job.contract.job import EXIT_CODES, PROGRESS_PREFIX, Failure, FailureKind, JobInput, Progress
 from gpuplan_job.contract.range_test import (
     UNDECIDED,
     BatchSweeps,
@@ -32,6 +32,7 @@ from gpuplan_job.contract.workload import (
 
 __all__ = [
     "CLAIM_FILE",
+    "EXIT_CODES",
     "EXIT_FILE",
     "FAILURE_FILE",
     "INPUT_FILE",
