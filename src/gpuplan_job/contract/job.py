@@ -85,6 +85,8 @@ class Progress(Document):
     total: int
     values: dict[str, float]
     """For people, in this order of keys: loss, learning_rate, samples_per_second, val_loss, val_accuracy."""
+    eta_seconds: float | None = None
+    """Seconds until the last step at the rates measured so far, validation included; None before there are any."""
 
     def to_line(self) -> str:
         """Return the log line that `from_line` reads."""
