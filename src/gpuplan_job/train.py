@@ -72,6 +72,7 @@ def fit(
     from gpuplan_job import checkpoint_io, checkpoints, loaders, runtime
     from gpuplan_job.classifier import Classifier
     from gpuplan_job.fail_fast import FailFast
+    from gpuplan_job.logged import Logged
     from gpuplan_job.manifest import Owner
     from gpuplan_job.measuring import Measuring
     from gpuplan_job.training_progress import TrainingProgress
@@ -90,11 +91,13 @@ def fit(
     classifier = Classifier(network, workload, batches, job_input.train)
     measuring = Measuring(device, layout.global_batch)
     keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input))
-    progress = TrainingProgress(job_input.step, _print)
+    logged = Logged(job_input, folder, process.rank, _say_of_logger)
+    progress = TrainingProgress(job_input.step, logged.and_log(_print))
     files = checkpoint_io.CheckpointFiles()
     # The keeper before the progress: an epoch that is reported is one that is kept.
-    callbacks = [measuring, keeper, progress, FailFast(folder, job_input, process)]
+    callbacks = [measuring, keeper, logged, progress, FailFast(folder, job_input, process)]
     trainer = _trainer(job_input, folder, (device, process), callbacks, files)
+    trainer.loggers = [*logged.loggers]
     # The ranks must agree on a checkpoint before Lightning asks for it; its own set-up finds this done.
     trainer.strategy.setup_environment()
     files.resumed = checkpoint_io.shared(keeper.find(_say) if process.rank == 0 else None, process)
@@ -197,6 +200,10 @@ def _quieten() -> None:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"checkpoints: {text}\n")
+
+
+def _say_of_logger(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _print(progress: Progress) -> None:

@@ -3,7 +3,16 @@
 Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
-from gpuplan_job.contract.job import EXIT_CODES, PROGRESS_PREFIX, Failure, FailureKind, JobInput, Progress
+from gpuplan_job.contract.job import (
+    EXIT_CODES,
+    LOGS_FOLDER,
+    PROGRESS_PREFIX,
+    Failure,
+    FailureKind,
+    JobInput,
+    LoggerName,
+    Progress,
+)
 from gpuplan_job.contract.range_test import (
     UNDECIDED,
     BatchSweeps,
@@ -37,6 +46,7 @@ __all__ = [
     "FAILURE_FILE",
     "INPUT_FILE",
     "JOB_DIR_VARIABLE",
+    "LOGS_FOLDER",
     "LR_RESULT_FILE",
     "ONECYCLE_RISE",
     "OWN",
@@ -54,6 +64,7 @@ __all__ = [
     "Failure",
     "FailureKind",
     "JobInput",
+    "LoggerName",
     "LrResult",
     "LrTarget",
     "Measured",

@@ -49,6 +49,11 @@ EXIT_CODES: dict[FailureKind, int] = {
 """Exit codes of a job that failed. One that a signal ended has 128 + its number, as in a shell."""
 
 
+LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
+LOGS_FOLDER = "logs"
+"""In a job's folder: what its loggers write."""
+
+
 @dataclass(frozen=True)
 class JobInput(Document):
     """All that a job is told. Exactly one of `sweep` and `train` is set, and names the task."""
@@ -64,6 +69,8 @@ class JobInput(Document):
     device: Device
     sweep: SweepSpec | None = None
     train: TrainSpec | None = None
+    loggers: list[LoggerName] = field(default_factory=list)
+    """Where a training's figures go besides the progress lines; they change nothing of what is trained."""
 
     def __post_init__(self) -> None:
         """Refuse an input that names no task or two."""
