@@ -149,9 +149,9 @@ def test_the_training_channel_reaches_the_job_only_where_there_is_one(container:
 
 def test_a_job_that_fails_says_why_to_the_client_and_to_sagemaker(container: Callable[[str], Container]) -> None:
     job = container(FAILS)
-    assert job.run()[0] == 1
+    assert job.run()[0] == 11
     assert job.failure.kind == "data"
-    assert job.exit == {"code": 1, "files": {"failure.json": sha256_hex(job.published("failure.json"))}}
+    assert job.exit == {"code": 11, "files": {"failure.json": sha256_hex(job.published("failure.json"))}}
     assert job.reason == ("no images. " * 150)[:1000]
 
 
@@ -259,9 +259,9 @@ def test_a_full_disk_is_reported_from_the_room_kept_free(container: Callable[[st
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("no right to mount")
-    assert done.returncode == 1
+    assert done.returncode == 14
     assert Failure.from_json((kept / "failure.json").read_bytes()).kind == "disk"
-    assert json.loads((kept / "exit.json").read_text())["code"] == 1
+    assert json.loads((kept / "exit.json").read_text())["code"] == 14
     assert (kept / "failure").read_text().startswith("no space is left")
 
 

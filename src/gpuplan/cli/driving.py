@@ -63,7 +63,7 @@ def drive(
     with store.driving(run_id, take_over=take_over):
         if first is not None:
             store.append(run_id, first)
-        shown = display()
+        shown = display(record, clock)
         _detach_on_hangup()
         _say_if_changed(record)
         try:

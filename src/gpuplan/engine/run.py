@@ -183,8 +183,9 @@ class Engine:
         if status.state is not JobState.SUCCEEDED and self._cancelling(run_id):
             return self._note(run_id, ev.Cancelled())
         if status.state is not JobState.SUCCEEDED:
-            error = conclude.job_error(run_id, job, status, verify.failure(self.backend, handle))
-            return self._fail(run_id, job, error, error.exit_code)
+            failure = verify.failure(self.backend, handle)
+            error = conclude.job_error(run_id, job, status, failure)
+            return self._fail(run_id, job, error, error.exit_code, conclude.cause(failure))
         try:
             if step.sweep is not None:
                 found = verify.lr_result(self.backend, handle, job)
@@ -219,9 +220,17 @@ class Engine:
             self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
         return self._note(run_id, ev.Cancelled())
 
-    def _fail(self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode) -> RunRecord:
+    def _fail(
+        self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode, cause: ev.Cause | None = None
+    ) -> RunRecord:
         failed = ev.Failed(
-            step=job.step, attempt=job.attempt, exit_code=code, message=error.what, why=error.why, fix=error.fix
+            step=job.step,
+            attempt=job.attempt,
+            exit_code=code,
+            message=error.what,
+            why=error.why,
+            fix=error.fix,
+            cause=cause,
         )
         return self._note(run_id, failed)
 

@@ -47,4 +47,5 @@ def job_input(
         device=plan.device,
         sweep=step.sweep,
         train=train,
+        loggers=list(plan.provenance.settings.launch.loggers) if train else [],
     )

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, significant, usd
-from gpuplan.planning.money.cost import Cost, beside_instance
+from gpuplan.planning.limits import at_most
+from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.speed.data_transfer import stored_bytes
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.lr_plan_text import lr_facts
@@ -91,13 +92,11 @@ def _row(step: StepPlan) -> tuple[str, ...]:
 
 def _most(plan: LaunchPlan) -> list[tuple[str, ...]]:
     """Return the row of the most that the limits sent allow and the charges beside, where AWS bills at all."""
-    total = plan.total.cost_usd
-    if isinstance(total, Unknown) or isinstance(total.worst_case, Unknown) or total.worst_case == 0:
+    most = at_most(plan)
+    if most is None:
         return []
     seconds = sum(step.limits.max_runtime_seconds for step in plan.steps if step.limits)
-    charged, _ = beside_instance(charge for step in plan.steps for charge in step.charges)
-    most = usd(total.worst_case + charged.p90)
-    return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), most)]
+    return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), usd(most))]
 
 
 def _time(hours: Hours | Unknown) -> str:

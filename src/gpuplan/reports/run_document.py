@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from gpuplan.planning.money.cost import Cost
     from gpuplan.planning.plan import StepPlan
+    from gpuplan.store.events import Cause
     from gpuplan.store.record import Attempt, RunRecord, StepRecord
 
 
@@ -55,8 +56,22 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
             "what": failure.message,
             "why": failure.why,
             "fix": failure.fix,
+            **({} if failure.cause is None else _cause(failure.cause)),
         }
     return document
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    no_rank = {"unknown": "no rank is to blame, or it is not known which"}
+    by_signal = {"unknown": f"ended by {cause.signal}" if cause.signal else "not told"}
+    return {
+        "kind": cause.kind,
+        "rank": no_rank if cause.rank is None else cause.rank,
+        "job_exit_code": by_signal if cause.exit_code is None else cause.exit_code,
+        "signal": cause.signal,
+        "where": cause.where,
+        "last_lines": list(cause.last_lines),
+    }
 
 
 def _step(step: StepRecord, planned: StepPlan | None) -> dict[str, Any]:

@@ -26,12 +26,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpuplan.planning.plan import LaunchPlan
-    from gpuplan.store.events import Replanned
+    from gpuplan.store.events import Cause, Replanned
     from gpuplan.store.record import RunRecord, StepRecord
     from gpuplan_job.contract import Decision, LrResult
 
 _ALSO = {"launch.instance", "lr.rule", "lr.transfer", "lr.fixed", "lr.runs"}
 """Settings beside the workload that decide how a range test is read, and where the training is."""
+_SHOWN_LINES = 6
 _OPEN = {"planned", "running", "cancelling"}
 
 
@@ -73,8 +74,15 @@ def failure_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "failed", record.failure.message
         if record.failure.why:
             yield "why", record.failure.why
+        yield from _last_lines(record.failure.cause)
         if record.failure.fix:
             yield "fix", record.failure.fix
+
+
+def _last_lines(cause: Cause | None) -> Iterator[tuple[str, str]]:
+    """Yield what the rank that failed printed last; the rest is in the log."""
+    for line in cause.last_lines[-_SHOWN_LINES:] if cause else ():
+        yield "last lines", line.rstrip()
 
 
 def _steps(record: RunRecord) -> Table:

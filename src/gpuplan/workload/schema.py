@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field
 
 from gpuplan.core.frozen import Frozen
-from gpuplan_job.contract import BatchSchedule, Device, Optimizer, Precision, Schedule
+from gpuplan_job.contract import BatchSchedule, Device, LoggerName, Optimizer, Precision, Schedule
 from gpuplan_job.sweep_design import RULE, RUNS
 
 MOST_ACCUMULATION = 16
@@ -58,6 +58,16 @@ def _whole_numbers(value: object) -> object:
 WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], BeforeValidator(_whole_numbers)]
 
 
+def _names(value: object) -> object:
+    """Let flags and variables write csv,tensorboard for what is a list in TOML, and none for an empty one."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip() not in {"", "none"}]
+    return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
+
+
+LoggerNames = Annotated[tuple[LoggerName, ...], BeforeValidator(_names)]
+
+
 def _arguments(value: object) -> object:
     """Let flags and variables write a JSON object for what is a table in TOML; only what JSON can say is taken."""
     try:
@@ -97,6 +107,8 @@ class Launch(Section):
     """Refuse to start if the p90 cost in USD passes this; sent with the jobs as time limits that AWS enforces."""
     max_hours: float | None = Field(default=None, gt=0, le=28 * 24, examples=[12])
     """Time limit of the training in hours, enforced by AWS; by default 1.5 times its p90 time and 15 minutes."""
+    loggers: LoggerNames = Field(default=("csv", "tensorboard"), max_length=4, examples=[("csv", "mlflow")])
+    """Loggers of the training, such as csv,tensorboard,mlflow,wandb; none for none. They change nothing of it."""
 
 
 class Aws(Section):

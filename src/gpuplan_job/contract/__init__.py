@@ -3,7 +3,16 @@
 Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
-from gpuplan_job.contract.job import PROGRESS_PREFIX, Failure, FailureKind, JobInput, Progress
+from gpuplan_job.contract.job import (
+    EXIT_CODES,
+    LOGS_FOLDER,
+    PROGRESS_PREFIX,
+    Failure,
+    FailureKind,
+    JobInput,
+    LoggerName,
+    Progress,
+)
 from gpuplan_job.contract.range_test import (
     UNDECIDED,
     BatchSweeps,
@@ -32,10 +41,12 @@ from gpuplan_job.contract.workload import (
 
 __all__ = [
     "CLAIM_FILE",
+    "EXIT_CODES",
     "EXIT_FILE",
     "FAILURE_FILE",
     "INPUT_FILE",
     "JOB_DIR_VARIABLE",
+    "LOGS_FOLDER",
     "LR_RESULT_FILE",
     "ONECYCLE_RISE",
     "OWN",
@@ -53,6 +64,7 @@ __all__ = [
     "Failure",
     "FailureKind",
     "JobInput",
+    "LoggerName",
     "LrResult",
     "LrTarget",
     "Measured",
