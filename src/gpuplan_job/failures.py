@@ -27,7 +27,9 @@ _TRACE_LIMIT = 20_000
 _WORKER = re.compile(r"\ACaught \w+ in DataLoader worker process .*\n(?P<line>\S[^\n]*)\Z", re.DOTALL)
 _BY_TEXT: tuple[tuple[re.Pattern[str], FailureKind, str], ...] = (
     (
-        re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE),
+        re.compile(
+            r"out of memory|can't allocate memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|std::bad_alloc", re.IGNORECASE
+        ),
         "out-of-memory",
         "use a smaller --per-gpu-batch (and --accumulate to keep the global batch), or a GPU with more memory",
     ),

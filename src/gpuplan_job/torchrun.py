@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gpuplan_job.contract import JOB_DIR_VARIABLE
 
@@ -44,9 +44,16 @@ class Nodes:
         return world_size // self.count
 
 
+def task_of(job_input: JobInput) -> Literal["train", "lr_find", "find_batch"]:
+    """Return the module that does a job."""
+    if job_input.train:
+        return "train"
+    return "lr_find" if job_input.sweep else "find_batch"
+
+
 def command(job_input: JobInput, source: Path, folder: Path, nodes: Nodes) -> list[str]:
     """Return the command of a job's child: the task itself, or this Python's torchrun."""
-    task = "gpuplan_job.train" if job_input.train else "gpuplan_job.lr_find"
+    task = f"gpuplan_job.{task_of(job_input)}"
     world_size = job_input.batch.world_size
     if world_size == 1:
         return [sys.executable, "-m", task, str(source), str(folder)]

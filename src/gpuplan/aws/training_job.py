@@ -64,12 +64,12 @@ def request(
 ) -> dict[str, Any]:
     """Return the request without its tags; `training_data` is the s3:// URL of the data set, if it has one.
 
-    A range test opens a small part of a data set, so SageMaker must not copy all of it first; a training opens every
+    A search opens a small part of a data set, so SageMaker must not copy all of it first; a training opens every
     sample in every epoch, so it is copied once.
     """
     channels = [_channel("code", site.uri(site.code))]
     if training_data is not None:
-        channels.append(_channel("training", training_data, "FastFile" if job.sweep else "File"))
+        channels.append(_channel("training", training_data, "File" if job.train else "FastFile"))
     stopping = {"MaxRuntimeInSeconds": machine.limits.max_runtime_seconds}
     if machine.limits.max_wait_seconds is not None:
         stopping["MaxWaitTimeInSeconds"] = machine.limits.max_wait_seconds

@@ -1,8 +1,8 @@
-"""The two steps a pipeline is made of, planned: lr-find on one GPU, train on all. Pure; called by the pipelines."""
+"""The steps a pipeline is made of, planned: searches on one GPU, train on all. Pure; called by the pipelines."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import UsageError
@@ -23,13 +23,15 @@ from gpuplan.planning.placement import (
 from gpuplan.planning.plan import FinderPlan, StepPlan
 from gpuplan.planning.range_test import range_test
 from gpuplan.planning.speed import data_transfer, throughput
+from gpuplan_job.batch_search import TIMED_STEPS, WARM_UP_STEPS
 from gpuplan_job.contract import BatchSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan
+    from gpuplan.planning.find_batch import ExpectedSearch
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.speed.data_transfer import S3Data
-    from gpuplan_job.contract import SweepSpec
+    from gpuplan_job.contract import BatchSearchSpec, SweepSpec
     from gpuplan_job.step_trace import StepTrace
 
 _FORWARD_SHARE = 1 / 3
@@ -42,6 +44,31 @@ def lr_find_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder) -> Step
     found = finder.option
     work = _Work(batches.lr_find, sweep.optimizer_steps, sweep=sweep)
     return _step_plan(inputs, found.place, work, found.time)
+
+
+def find_batch_step(
+    inputs: PlanInputs, place: Placement, search: BatchSearchSpec, start: int, expected: ExpectedSearch
+) -> StepPlan:
+    """Return the planned batch search, from `start`, with its expected tries, memory and time."""
+    work = _Work(StepBatch.of(start), len(expected.tries) * (WARM_UP_STEPS + TIMED_STEPS), search=search)
+    planned = _step_plan(inputs, place, work, expected.time)
+    return planned.model_copy(update={"memory": expected.memory, "tries": expected.tries})
+
+
+def one_step_time(
+    inputs: PlanInputs, place: Placement, per_gpu: int
+) -> tuple[throughput.StepTime | Unknown, throughput.Hardware]:
+    """Return the time of a step of one process that opens data where they lie, and the hardware with its start-up."""
+    s3_data = _s3_data(inputs, "streamed")
+    hardware, load = _hardware(inputs, place, s3_data), _load(inputs, StepBatch.of(per_gpu), streamed=bool(s3_data))
+    return throughput.step_time(_trace(inputs), load, hardware), hardware
+
+
+def training_memory(
+    inputs: PlanInputs, place: Placement, batch: StepBatch, memory_mib: int
+) -> memory.MemoryEstimate | Unknown:
+    """Return the memory of a training process on a GPU like the place's, of which it may use `memory_mib`."""
+    return _memory(inputs, replace(place, memory_mib=memory_mib), batch, loop="lightning")
 
 
 def finder_plan(inputs: PlanInputs, batches: BatchPlan, found: Finder) -> FinderPlan | None:
@@ -119,6 +146,7 @@ class _Work:
     batch: StepBatch
     optimizer_steps: int
     sweep: SweepSpec | None = None
+    search: BatchSearchSpec | None = None
     measured_scale: float | None = None
     loading_seconds: float = 0.0
     spot: bool = False
@@ -152,9 +180,9 @@ def _spot(inputs: PlanInputs) -> bool:
 
 def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughput.TimeEstimate | Unknown) -> StepPlan:
     hours = time if isinstance(time, Unknown) else time.hours
-    s3_data = _s3_data(inputs, "streamed" if work.sweep else "copied")
+    s3_data = _s3_data(inputs, "streamed" if work.sweep or work.search else "copied")
     return StepPlan(
-        name="lr-find" if work.sweep else "train",
+        name="lr-find" if work.sweep else "find-batch" if work.search else "train",
         instance_type=place.instance_type,
         instances=place.instances,
         gpus=work.batch.world_size,
@@ -166,6 +194,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         batch=work.batch,
         optimizer_steps=work.optimizer_steps,
         sweep=work.sweep,
+        search=work.search,
         memory=_memory(
             inputs,
             place,

@@ -3,6 +3,7 @@
 Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
+from gpuplan_job.contract.batch_search import BatchResult, BatchSearchSpec, BatchTrial, Outcome
 from gpuplan_job.contract.job import PROGRESS_PREFIX, Failure, FailureKind, JobInput, Progress
 from gpuplan_job.contract.range_test import (
     UNDECIDED,
@@ -31,6 +32,7 @@ from gpuplan_job.contract.workload import (
 )
 
 __all__ = [
+    "BATCH_RESULT_FILE",
     "CLAIM_FILE",
     "EXIT_FILE",
     "FAILURE_FILE",
@@ -42,9 +44,12 @@ __all__ = [
     "PROGRESS_PREFIX",
     "TRAIN_RESULT_FILE",
     "UNDECIDED",
+    "BatchResult",
     "BatchSchedule",
+    "BatchSearchSpec",
     "BatchSpec",
     "BatchSweeps",
+    "BatchTrial",
     "Curve",
     "DataDescription",
     "Decision",
@@ -58,6 +63,7 @@ __all__ = [
     "Measured",
     "NoiseScale",
     "Optimizer",
+    "Outcome",
     "Precision",
     "Progress",
     "Schedule",
@@ -74,6 +80,7 @@ CLAIM_FILE = "claim"
 """Locked (flock) by the launcher for as long as the job lives; holds its process id."""
 EXIT_FILE = "exit.json"
 """Written last of all, by the launcher: `{"code": n}`. With it the job is over."""
+BATCH_RESULT_FILE = "batch_result.json"
 LR_RESULT_FILE = "lr_result.json"
 TRAIN_RESULT_FILE = "train_result.json"
 FAILURE_FILE = "failure.json"
