@@ -32,7 +32,11 @@ def _cause(kind: FailureKind, pattern: str, fix: str) -> Cause:
 
 
 BY_TEXT = (
-    _cause("out-of-memory", r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", SMALLER_BATCH),
+    _cause(
+        "out-of-memory",
+        r"out of memory|can't allocate memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED|std::bad_alloc",
+        SMALLER_BATCH,
+    ),
     _cause("disk", r"no space left on device|disk quota exceeded|file too large|PytorchStreamWriter failed", MORE_DISK),
     _cause(
         "disk",

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING
 
 from gpuplan_job import claim, first_cause, process_tree, scratch, torchrun
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure, JobInput
+from gpuplan_job.contract import (
+    BATCH_RESULT_FILE,
+    EXIT_FILE,
+    FAILURE_FILE,
+    LR_RESULT_FILE,
+    TRAIN_RESULT_FILE,
+    Failure,
+    JobInput,
+)
 from gpuplan_job.document import canonical_json
 from gpuplan_job.failures import INSTALL_FIX, JobError, describe
 from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
@@ -30,6 +38,7 @@ if TYPE_CHECKING:
 CODE_FAILED = 1
 CODE_USAGE = 2
 CODE_ATTEMPT_DIED = 75
+_RESULTS = {"train": TRAIN_RESULT_FILE, "lr_find": LR_RESULT_FILE, "find_batch": BATCH_RESULT_FILE}
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 1 << 16
 """Room kept free until the end, so that a full disk can still be reported."""
@@ -103,7 +112,7 @@ class _Job:
         if (stopped := self.stop.error()) is not None:
             self._fail(describe(job_input, stopped, rank=None))
             return CODE_STOPPED
-        result = self.folder / (TRAIN_RESULT_FILE if job_input.train else LR_RESULT_FILE)
+        result = self.folder / _RESULTS[torchrun.task_of(job_input)]
         if returned == 0 and (result.exists() or self.nodes.rank > 0):
             return 0
         ranks = self.nodes.ranks_here(job_input.batch.world_size)

@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gpuplan_job.contract import JOB_DIR_VARIABLE
 from gpuplan_job.failures import RANKS_FOLDER
@@ -50,9 +50,16 @@ class Nodes:
         return range(self.rank * processes, (self.rank + 1) * processes)
 
 
+def task_of(job_input: JobInput) -> Literal["train", "lr_find", "find_batch"]:
+    """Return the module that does a job."""
+    if job_input.train:
+        return "train"
+    return "lr_find" if job_input.sweep else "find_batch"
+
+
 def command(job_input: JobInput, source: Path, folder: Path, nodes: Nodes) -> list[str]:
     """Return the command of a job's child: the task itself, or this Python's torchrun; either way watched by `rank`."""
-    task = "gpuplan_job.train" if job_input.train else "gpuplan_job.lr_find"
+    task = f"gpuplan_job.{task_of(job_input)}"
     watched = ["-m", "gpuplan_job.rank", str(folder / RANKS_FOLDER), task, str(source), str(folder)]
     world_size = job_input.batch.world_size
     if world_size == 1:

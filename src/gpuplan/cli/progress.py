@@ -18,7 +18,7 @@ from gpuplan.reports.critical_batch_text import critical_batch_blocks, verdict_t
 from gpuplan.reports.decision_text import decision_facts
 from gpuplan.reports.layout import console, rendered
 from gpuplan.reports.progress_text import money_text, progress_line, values_text
-from gpuplan.reports.run_text import replanned_text
+from gpuplan.reports.run_text import planned_again_lines, replanned_text
 from gpuplan.store import events as ev
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def event_lines(event: ev.Event) -> list[str]:
             return [f"{event.step}: {event.state.value}{detail}"]
         case ev.Decided():
             return [f"{label + ': ' if label else ''}{text}" for label, text in decision_facts(event.decision)]
+        case ev.PlannedAgain():
+            return planned_again_lines(event.plan)
         case ev.Replanned():
             return [f"train: {replanned_text(event)}"]
         case ev.Advised() if isinstance(event.critical_batch, CriticalBatch):

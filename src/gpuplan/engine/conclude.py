@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpuplan.backends.base import JobStatus
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import RunRecord
-    from gpuplan_job.contract import Failure, JobInput, LrResult, TrainResult
+    from gpuplan_job.contract import BatchResult, Failure, JobInput, LrResult, TrainResult
 
 _NOTHING = Decimal(0)
 _CHANGES_THE_PLAN = {"usage", "out-of-memory", "user-code"}
@@ -121,7 +121,7 @@ def cause(failure: Failure | None) -> ev.Cause | None:
     )
 
 
-def as_data(result: LrResult | TrainResult) -> dict[str, Any]:
+def as_data(result: LrResult | TrainResult | BatchResult) -> dict[str, Any]:
     """Return a result as the JSON-ready data that an event holds."""
     data: dict[str, Any] = json.loads(result.to_json())
     return data

@@ -10,6 +10,7 @@ from gpuplan.profiles.prices import on_demand, spot
 
 if TYPE_CHECKING:
     from gpuplan.core.frozen import Unknown
+    from gpuplan.planning.plan import FoundBatch
     from gpuplan.planning.reuse import LrSource
     from gpuplan.planning.traces.source import Traced, TraceSource
     from gpuplan.profiles.prices import LivePrices, Price, SpotPrice
@@ -34,6 +35,9 @@ class PlanInputs:
     """What AWS answered; the plan keeps it, so that it can be made again without asking."""
     lr_source: LrSource | None = None
     """Another run's range test to take the learning rate from; the plan keeps it likewise."""
+
+    found_batch: FoundBatch | None = None
+    """What this run's find-batch measured; the plan keeps it likewise."""
 
     def traced(self) -> Traced | Unknown:
         """Return the trace of the workload's training step, or why there is none."""

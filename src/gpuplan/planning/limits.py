@@ -51,7 +51,7 @@ def limit_steps(
     left = max_cost
     for index, step in enumerate(steps):
         seconds = _natural(step.time_hours)
-        if step.sweep is None and max_hours is not None:
+        if step.name == "train" and max_hours is not None:
             seconds = math.ceil(max_hours * SECONDS_PER_HOUR)
         affordable = None if left is None else affordable_seconds(step, left - _p90_of(steps[index + 1 :]))
         if affordable is not None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.reports.decision_text import comparison_document, decision_document
+from gpuplan.reports.find_batch_text import find_batch_document
 from gpuplan_job.batch_comparison import compare
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
     document: dict[str, Any] = {
         "schema": "gpuplan.run/1",
         "run_id": record.run_id,
-        "plan_id": record.plan.plan_id,
+        "plan_id": record.agreed_plan_id,
         "state": record.state,
         "exit_code": {"unknown": "the run is not over"} if code is None else int(code),
         "steps": [_step(step, record.plan.step(step.name)) for step in record.steps],
@@ -37,6 +38,7 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
             "train": _batch(record.plan.batch.train.per_gpu, record.plan.batch.train.global_batch),
         },
     }
+    document |= find_batch_document(record)
     if record.decision:
         document["lr"] = decision_document(record.decision) | _compared(record)
     elif record.plan.lr.reused is not None:

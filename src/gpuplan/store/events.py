@@ -152,6 +152,20 @@ class Advised(Frozen):
     critical_batch: CriticalBatch | Unknown
 
 
+class BatchFound(OfAttempt):
+    """find-batch is done; its verified result, whole."""
+
+    kind: Literal["batch-found"] = "batch-found"
+    result: dict[str, Any]
+
+
+class PlannedAgain(Frozen):
+    """The run's plan at the batch that find-batch found, in force from here on: the same steps, the rest anew."""
+
+    kind: Literal["planned-again"] = "planned-again"
+    plan: LaunchPlan
+
+
 Event = Annotated[
     Planned
     | Submitting
@@ -165,7 +179,9 @@ Event = Annotated[
     | CancelRequested
     | Cancelled
     | Resumed
-    | Advised,
+    | Advised
+    | BatchFound
+    | PlannedAgain,
     Field(discriminator="kind"),
 ]
 

@@ -230,6 +230,19 @@ class Lr(Section):
     """Single-GPU instance type for lr-find; by default the cheapest that fits, or the training's own GPU if near it."""
 
 
+class FindBatch(Section):
+    """How find-batch looks for the largest batch that is safe on the training's GPU."""
+
+    largest: Annotated[int | None, Flag("--largest-batch")] = Field(default=None, ge=1, le=1_000_000, examples=[512])
+    """Largest per-GPU batch that find-batch tries; by default one that leaves the training at least 100 steps."""
+    memory_share: float = Field(default=0.8, gt=0, le=1)
+    """Share of the GPU's memory that a safe batch stays within."""
+    memory_gib: float | None = Field(default=None, gt=0, le=10_000, examples=[16.0])
+    """GiB that find-batch takes for all the memory of a training process, where there is more."""
+    trial_seconds: float = Field(default=20.0, gt=0, le=3600)
+    """Seconds that the timed steps of one try may take; larger batches are not tried where they take longer."""
+
+
 class Settings(Frozen):
     """All settings of one run, complete: what a plan is computed from."""
 
@@ -237,6 +250,7 @@ class Settings(Frozen):
     aws: Aws
     workload: Workload
     lr: Lr
+    find_batch: FindBatch = FindBatch()
 
 
 @dataclass(frozen=True)
@@ -271,4 +285,10 @@ def setting_fields() -> list[SettingField]:
     return found
 
 
-SECTIONS: dict[str, type[Frozen]] = {"launch": Launch, "aws": Aws, "workload": Workload, "lr": Lr}
+SECTIONS: dict[str, type[Frozen]] = {
+    "launch": Launch,
+    "aws": Aws,
+    "workload": Workload,
+    "lr": Lr,
+    "find_batch": FindBatch,
+}

@@ -3,6 +3,7 @@
 Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
+from gpuplan_job.contract.batch_search import BatchResult, BatchSearchSpec, BatchTrial, Outcome
 from gpuplan_job.contract.job import (
     EXIT_CODES,
     LOGS_FOLDER,
@@ -40,6 +41,7 @@ from gpuplan_job.contract.workload import (
 )
 
 __all__ = [
+    "BATCH_RESULT_FILE",
     "CLAIM_FILE",
     "EXIT_CODES",
     "EXIT_FILE",
@@ -53,9 +55,12 @@ __all__ = [
     "PROGRESS_PREFIX",
     "TRAIN_RESULT_FILE",
     "UNDECIDED",
+    "BatchResult",
     "BatchSchedule",
+    "BatchSearchSpec",
     "BatchSpec",
     "BatchSweeps",
+    "BatchTrial",
     "Curve",
     "DataDescription",
     "Decision",
@@ -70,6 +75,7 @@ __all__ = [
     "Measured",
     "NoiseScale",
     "Optimizer",
+    "Outcome",
     "Precision",
     "Progress",
     "Schedule",
@@ -86,6 +92,7 @@ CLAIM_FILE = "claim"
 """Locked (flock) by the launcher for as long as the job lives; holds its process id."""
 EXIT_FILE = "exit.json"
 """Written last of all, by the launcher: `{"code": n}`. With it the job is over."""
+BATCH_RESULT_FILE = "batch_result.json"
 LR_RESULT_FILE = "lr_result.json"
 TRAIN_RESULT_FILE = "train_result.json"
 FAILURE_FILE = "failure.json"

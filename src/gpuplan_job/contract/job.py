@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from gpuplan_job.contract.batch_search import BatchSearchSpec
 from gpuplan_job.contract.range_test import SweepSpec
 from gpuplan_job.contract.training import TrainSpec
 from gpuplan_job.contract.workload import BatchSpec, Device, WorkloadSpec
@@ -56,7 +57,7 @@ LOGS_FOLDER = "logs"
 
 @dataclass(frozen=True)
 class JobInput(Document):
-    """All that a job is told. Exactly one of `sweep` and `train` is set, and names the task."""
+    """All that a job is told. Exactly one of `sweep`, `train` and `batch_search` is set, and names the task."""
 
     SCHEMA: ClassVar[str] = "gpuplan.job-input/1"
 
@@ -69,13 +70,14 @@ class JobInput(Document):
     device: Device
     sweep: SweepSpec | None = None
     train: TrainSpec | None = None
+    batch_search: BatchSearchSpec | None = None
     loggers: list[LoggerName] = field(default_factory=list)
     """Where a training's figures go besides the progress lines; they change nothing of what is trained."""
 
     def __post_init__(self) -> None:
         """Refuse an input that names no task or two."""
-        if (self.sweep is None) == (self.train is None):
-            raise ContractError("JobInput: exactly one of sweep and train must be set")
+        if [self.sweep, self.train, self.batch_search].count(None) != 2:  # noqa: PLR2004 - all but one
+            raise ContractError("JobInput: exactly one of sweep, train and batch_search must be set")
 
     @property
     def packages(self) -> list[str]:
