@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch.utils.data import default_collate
 
-from gpuplan_job import data, loaders, model, runtime
+from gpuplan_job import loaders, runtime
 from gpuplan_job.batch_trial import Trials, held, reserved_gib, scaler_for
 from gpuplan_job.contract import BatchTrial  # noqa: TC001 - reading a document resolves its annotations at run time
 from gpuplan_job.document import Document
 from gpuplan_job.failures import JobError
 from gpuplan_job.learner import Batch, Learner
+from gpuplan_job.workload_subject import WorkloadSubject
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from gpuplan_job.batch_trial import Step
     from gpuplan_job.contract import BatchSearchSpec, JobInput
     from gpuplan_job.device_memory import DeviceMemory
@@ -45,11 +48,10 @@ class Tried(Document):
 class OnDevice:
     """Tries batches in this process: trainings of the job's own workload."""
 
-    def __init__(self, job_input: JobInput, spec: BatchSearchSpec, memory: DeviceMemory) -> None:
+    def __init__(self, job_input: JobInput, spec: BatchSearchSpec, memory: DeviceMemory, folder: Path) -> None:
         self.workload, self.spec, self.memory = job_input.workload, spec, memory
-        self.description = data.describe(self.workload.data)
-        sets = loaders.DataSets(*data.load(self.workload.data, self.workload.image_size))
-        self.samples = _Loaded(sets, job_input)
+        self.subject = WorkloadSubject(self.workload, folder)
+        self.samples = _Loaded(self.subject.sets, job_input)
         self.micro_batches = min(spec.accumulation, _MOST_MICRO_BATCHES)
         self.reserved_gib = 0.0
         self.trials = Trials(memory, self._training, self.micro_batches, spec.trial_seconds)
@@ -63,8 +65,7 @@ class OnDevice:
         """Return the optimizer step of a fresh training at that batch."""
         workload, device = self.workload, self.memory.device
         runtime.seed_everything(workload.seed)
-        network = model.build(workload.model, self.description, workload.image_size)
-        learner = Learner.of(network, workload, device)
+        learner = Learner.of(self.subject.network(), workload, device)
         trained = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
         self.reserved_gib = reserved_gib(trained, device, self.spec.world_size)
         if workload.ema_decay is not None:
@@ -81,7 +82,8 @@ class _Training:
         self.reserve = reserve
         """Not used: it takes the place of what a training has beside: DDP's buckets, averaged weights."""
         self.micro_batches = micro_batches
-        self.optimizer = learner.optimizer(_LEARNING_RATE)
+        with learner.attached(1):
+            self.optimizer = learner.optimizer(_LEARNING_RATE)
         self.scaler = scaler_for(
             learner.device, runtime.effective_precision(learner.workload.precision, learner.device)
         )

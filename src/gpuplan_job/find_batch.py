@@ -49,12 +49,12 @@ def main(arguments: list[str]) -> int:
         device = runtime.device(job_input.device, 0)
         memory = DeviceMemory(device, spec.memory_gib, spec.world_size)
         if len(arguments) > 2:  # noqa: PLR2004 - the batch of a single try
-            tried = OnDevice(job_input, spec, memory).tried(int(arguments[2]))
+            tried = OnDevice(job_input, spec, memory, folder).tried(int(arguments[2]))
             answer = _answer(folder, tried.trial.batch)
             answer.parent.mkdir(exist_ok=True)
             write_atomic(answer, tried.to_json())
             return 0
-        tries = _InChildren(source, folder, spec) if device.type == "cpu" else OnDevice(job_input, spec, memory)
+        tries = _InChildren(source, folder, spec) if device.type == "cpu" else OnDevice(job_input, spec, memory, folder)
         result = search(job_input, sha256_hex(text), memory, tries.tried, _print_progress)
         write_atomic(folder / BATCH_RESULT_FILE, result.to_json())
     except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client

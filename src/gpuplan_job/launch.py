@@ -16,10 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, first_cause, process_tree, scratch, torchrun
+from gpuplan_job import claim, first_cause, process_tree, scratch, torchrun, user_code
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import (
     BATCH_RESULT_FILE,
+    CODE_FILE,
     EXIT_FILE,
     FAILURE_FILE,
     LR_RESULT_FILE,
@@ -39,6 +40,7 @@ CODE_FAILED = 1
 CODE_USAGE = 2
 CODE_ATTEMPT_DIED = 75
 _RESULTS = {"train": TRAIN_RESULT_FILE, "lr_find": LR_RESULT_FILE, "find_batch": BATCH_RESULT_FILE}
+_USER_CODE = "user-code"
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 1 << 16
 """Room kept free until the end, so that a full disk can still be reported."""
@@ -127,6 +129,13 @@ class _Job:
         process_tree.adopt_orphans()
         processes = self.nodes.processes_here(job_input.batch.world_size)
         settings = torchrun.environment(self.base, self.folder, processes, _cpus(), self.nodes)
+        settings.pop(user_code.FOLDER_VARIABLE, None)
+        place: Path | None = None
+        if job_input.code is not None:
+            # The user's code finds the files that came with it by relative paths, wherever the job was started.
+            place = self.folder / _USER_CODE
+            user_code.unpack(self.source.with_name(CODE_FILE), job_input.code, place)
+            settings[user_code.FOLDER_VARIABLE] = str(place)
         arguments = torchrun.command(job_input, self.source, self.folder, self.nodes)
         with scratch.folder(self.folder) as temporary:
             settings["TMPDIR"] = str(temporary)
@@ -135,6 +144,7 @@ class _Job:
                 child = subprocess.Popen(  # noqa: S603 - our own modules
                     arguments,
                     env=settings,
+                    cwd=place,
                     process_group=0,
                     # torchrun must die with this launcher, and its ranks with it. This process has one thread.
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from gpuplan_job import data, data_check, loaders, model, noise, optim, process_tree, runtime
+from gpuplan_job import loaders, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
@@ -29,6 +29,7 @@ from gpuplan_job.learner import Batch, Learner
 from gpuplan_job.pace import Pace
 from gpuplan_job.sampling import EpochLayout
 from gpuplan_job.sweep import Sweeper
+from gpuplan_job.workload_subject import WorkloadSubject
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,20 +48,9 @@ def main(arguments: list[str]) -> int:
         text = input_path.read_bytes()
         job_input = JobInput.from_json(text)
         device = runtime.device(job_input.device, 0)
-        workload = job_input.workload
-        description = data.describe(workload.data)
-        sets = loaders.DataSets(*data.load(workload.data, workload.image_size))
-        # Of data that are read from S3 as they are opened, all would be a request each for nothing that is trained on.
-        everything = data.s3_location(workload.data) is None or not data.streams(workload.data)
-        check = data_check.start((sets.train, sets.val), description, (folder, job_input), everything=everything)
-        result = range_test(
-            job_input,
-            sha256_hex(text),
-            lambda: model.build(workload.model, description, workload.image_size),
-            sets,
-            device,
-            _print_progress,
-        )
+        subject = WorkloadSubject(job_input.workload, folder)
+        check = subject.data_check(job_input, folder, of_all=True)
+        result = range_test(job_input, sha256_hex(text), subject.network, subject.sets, device, _print_progress)
         check.stop()
         write_atomic(folder / LR_RESULT_FILE, result.to_json())
     except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client
@@ -162,7 +152,8 @@ class _Sweeps:
                 self.workload.workers,
                 self.device,
             )
-            optimizer = learner.optimizer(self.spec.lr_min)
+            with learner.attached(self.spec.reference_steps):  # a module may ask how long the training is
+                optimizer = learner.optimizer(self.spec.lr_min)
             scaler = runtime.grad_scaler(self.workload.precision, self.device)
             curves.append(sweeper.sweep(learner, optimizer, scaler, self._counted(steps), seed))
             self.own_optimizer = learner.own_optimizer

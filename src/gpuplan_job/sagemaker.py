@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuplan_job import launch, sagemaker_config, wheels
-from gpuplan_job.contract import FAILURE_FILE, INPUT_FILE, Failure, JobInput
+from gpuplan_job.contract import CODE_FILE, FAILURE_FILE, INPUT_FILE, Failure, JobInput
 from gpuplan_job.data import TRAINING_CHANNEL_VARIABLE
 from gpuplan_job.document import ContractError
 from gpuplan_job.failures import JobError, describe, write_failure
@@ -107,6 +107,8 @@ class _Container:
         (self.folder / "checkpoints").symlink_to(self.checkpoints, target_is_directory=True)
         source = self.folder / INPUT_FILE
         source.write_text(text, encoding="utf-8")
+        # Where the plan names code of the user's, the launcher looks for it beside the input and verifies it.
+        (self.folder / CODE_FILE).symlink_to(self.root / "input" / "data" / "code" / CODE_FILE)
         return source
 
     def _environment(self, job_input: JobInput) -> dict[str, str]:

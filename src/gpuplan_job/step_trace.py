@@ -43,6 +43,13 @@ class TraceRequest(Document):
     arithmetic: Arithmetic
     checkpointing: bool = False
     """Recompute the activations of each repeated block in the backward pass."""
+    model_args: str = "{}"
+    """Constructor arguments of a model of the user's own, as canonical JSON: a request can be looked up by."""
+    data: str = ""
+    """Data of the user's own, `module:Attribute`, whose batches are traced as they are; empty for others."""
+    data_args: str = "{}"
+    code: str = ""
+    """Digest of the user's code where it is shipped to the job; empty for code that is looked for where one stands."""
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def command(job_input: JobInput, source: Path, folder: Path, nodes: Nodes) -> li
 def environment(base: Mapping[str, str], folder: Path, processes: int, cpus: int, nodes: Nodes) -> dict[str, str]:
     """Return the environment of the `processes` of a job on a machine with `cpus`, from the launcher's own."""
     package_parent = str(Path(__file__).resolve().parents[1])
-    path = [base["PYTHONPATH"]] if base.get("PYTHONPATH") else []
+    # Absolute: where a job runs code of the user's own, its processes start in that code's folder.
+    path = [os.path.abspath(part) for part in base.get("PYTHONPATH", "").split(os.pathsep) if part]  # noqa: PTH100 - text
     # site-packages is found anyway, and ahead of the standard library it might hide a part of it.
     if package_parent not in (sysconfig.get_path("purelib"), sysconfig.get_path("platlib")):
         path.insert(0, package_parent)

@@ -138,19 +138,19 @@ def fit(
 
 
 def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Process) -> TrainResult:
-    from gpuplan_job import data, data_check, loaders, model, runtime
+    from gpuplan_job import runtime
+    from gpuplan_job.workload_subject import WorkloadSubject
 
     workload = job_input.workload
     runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
-    description = data.describe(workload.data)
-    sets = loaders.DataSets(*data.load(workload.data, workload.image_size))
+    subject = WorkloadSubject(workload, folder)
     runtime.seed_everything(workload.seed)
-    network = model.build(workload.model, description, workload.image_size)
+    network = subject.network()
     if process.rank != 0:
-        return fit(job_input, input_sha256, network, sets, folder, process)
-    check = data_check.start((sets.train, sets.val), description, (folder, job_input), everything=False)
+        return fit(job_input, input_sha256, network, subject.sets, folder, process)
+    check = subject.data_check(job_input, folder, of_all=False)
     try:
-        return fit(job_input, input_sha256, network, sets, folder, process)
+        return fit(job_input, input_sha256, network, subject.sets, folder, process)
     finally:
         check.stop()
 

@@ -18,7 +18,9 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.parent.name)
-def test_an_example_plans(path: Path) -> None:
+def test_an_example_plans(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GPUPLAN_HOME", str(tmp_path))
+    monkeypatch.chdir(path.parent)  # as its first lines say: code of a user's own is that of the current folder
     plan = plan_from(Given({}, {}, path)).plan
     assert plan.steps
 

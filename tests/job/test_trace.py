@@ -224,8 +224,8 @@ def test_a_guess_about_a_value_is_reported(own: str) -> None:
     [
         ("Recurrent", "cannot be traced"),
         ("fails", "no weights here"),
-        ("number", "failed"),
-        ("Missing", "no attribute"),
+        ("number", "an object of int"),
+        ("Missing", "has no 'Missing'"),
     ],
 )
 def test_what_cannot_be_traced_is_refused_with_the_reason(own: str, name: str, said: str) -> None:

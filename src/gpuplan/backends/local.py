@@ -20,7 +20,9 @@ from gpuplan.backends import _process_tree
 from gpuplan.backends.base import JobHandle, JobSpec, JobStatus, LogPage, Request
 from gpuplan.core.errors import GpuplanError, UsageError
 from gpuplan.core.job_state import JobState
+from gpuplan.own_code import shelf
 from gpuplan_job import contract, document
+from gpuplan_job.atomic import write_atomic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +51,7 @@ class LocalBackend:
 
     def __init__(self, root: Path, python: str = sys.executable) -> None:
         self._root = root
+        self._home = root.parent
         self._python = python
 
     def render(self, spec: JobSpec) -> Request:
@@ -62,6 +65,7 @@ class LocalBackend:
                 "argv": [self._python, "-m", "gpuplan_job.launch", str(folder / contract.INPUT_FILE), str(folder)],
                 "folder": str(folder),
                 "input": json.loads(job.to_json()),
+                **({} if job.code is None else {"code": str(shelf.place(self._home, job.code.sha256))}),
             },
             learning_rate_at=("input", "train", "learning_rate"),
         )
@@ -82,6 +86,7 @@ class LocalBackend:
         folder = Path(request.body["folder"])
         text = document.canonical_json(request.body["input"])
         try:
+            self._bring_code(folder, request)
             self._write_input(folder, text, request.name)
             if not _has_started(folder):
                 self._launch(folder, request.body["argv"])
@@ -160,6 +165,18 @@ class LocalBackend:
     def _path(self, handle: JobHandle) -> Path:
         run_id, step, attempt = handle.removeprefix(_SCHEME).split("/")
         return self._folder(run_id, step, attempt)
+
+    def _bring_code(self, folder: Path, request: Request) -> None:
+        """Put the user's code beside the input, where the launcher looks for it; before it, so that a start finds both.
+
+        Raises:
+            UsageError: it is not kept on this machine.
+        """
+        code = request.body["input"].get("code")
+        path = folder / contract.CODE_FILE
+        if code is not None and not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(path, shelf.taken(self._home, code["sha256"]))
 
     @staticmethod
     def _write_input(folder: Path, text: str, name: str) -> None:

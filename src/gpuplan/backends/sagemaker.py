@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gpuplan.aws import code, images, job_list, layout, one_job, request_check, states, training_job
@@ -30,6 +31,7 @@ from gpuplan.core.errors import (
 from gpuplan.core.failpoint import failpoint
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.job_state import JobState
+from gpuplan.own_code import shelf
 from gpuplan.planning.plan import Limits
 from gpuplan_job import data
 
@@ -38,9 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpuplan.workload.schema import Aws
-    from gpuplan_job.contract import JobInput
 
-_OF_EVERY_IMAGE = {"torch", "torchvision"}
 _NO_ROLE = "no role given: --role, or gpuplan infra deploy"
 _STOP_SECONDS = 420.0
 """SageMaker leaves a job 120 s between SIGTERM and SIGKILL, then uploads what it wrote."""
@@ -51,7 +51,7 @@ _GONE = JobStatus(JobState.PENDING, "SageMaker shows no such job", exists=False)
 
 
 def create(home: Path, aws: Aws) -> SageMakerBackend:
-    """Return the backend that works as `aws` says and keeps downloaded wheels under `home`; it calls nothing yet."""
+    """Return the backend that works as `aws` says, with wheels and users' code under `home`; it calls nothing yet."""
     return SageMakerBackend(aws, Session(aws.region, aws.profile), home / "wheels")
 
 
@@ -77,7 +77,7 @@ class SageMakerBackend:
             bucket=self._aws.bucket,
             role_arn=self._aws.role_arn or Unknown(unknown=_NO_ROLE),
             image=self._image(spec.compute_capability),
-            code=layout.code_folder(self._aws.prefix, code.digest(wheels=self._needs_wheels(job))),
+            code=layout.code_folder(self._aws.prefix, code.digest_for(job, wheels=self._aws.wheels)),
             network_isolation=self._aws.network_isolation,
         )
         machine = training_job.Machine(spec.instance_type, spec.instances, spec.spot, spec.limits or _LIMITS_OF_NO_PLAN)
@@ -126,10 +126,11 @@ class SageMakerBackend:
         return request.handle
 
     def upload_code(self, request: Request) -> None:
-        """Put payload and wheels where the request's code channel looks for them, unless they are there."""
+        """Put payload, wheels and the user's code where the request's code channel looks, unless they are there."""
         job = training_job.told(request.body)
-        wheels = self._wheels if self._needs_wheels(job) else None
-        code.upload(wheels=wheels, bucket=self._bucket(), prefix=self._aws.prefix)
+        wheels = self._wheels if self._aws.wheels else None
+        taken = partial(shelf.taken, self._wheels.parent)
+        code.upload_for(job, wheels=wheels, taken=taken, bucket=self._bucket(), prefix=self._aws.prefix)
 
     def poll(self, handle: JobHandle) -> JobStatus:
         """Return what SageMaker says of the job."""
@@ -205,9 +206,6 @@ class SageMakerBackend:
     def _image(self, compute_capability: str | None) -> str | Unknown:
         found = images.image(self._aws.region, compute_capability, self._aws.image)
         return found if isinstance(found, Unknown) else found.uri
-
-    def _needs_wheels(self, job: JobInput) -> bool:
-        return self._aws.wheels and not _OF_EVERY_IMAGE.issuperset(job.packages)
 
     def _bucket(self) -> Bucket:
         if self._aws.bucket is None:

@@ -26,6 +26,7 @@ from gpuplan.cli.options import (
     OutputOption,
     with_settings,
 )
+from gpuplan.cli.own_code import shelve
 from gpuplan.cli.planning import Planned, again, plan_from
 from gpuplan.cli.runs import store_of
 from gpuplan.core import names
@@ -84,6 +85,7 @@ def start(planned: Planned, output: Output, *, yes: bool, detach: bool = False, 
         _show_account(planned, agreed)
         _check_account(agreed)
     _ask(yes=yes)
+    shelve(agreed)
     runs = store_of(agreed)
     run_id = names.run_id(workload_slug(agreed), datetime.now(UTC), secrets.randbits(_RANDOM_BITS))
     failpoint("before-create")

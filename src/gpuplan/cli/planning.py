@@ -13,17 +13,18 @@ import typer
 from gpuplan import __version__
 from gpuplan.aws.location import ambient_region
 from gpuplan.backends import base as backends
-from gpuplan.cli.home import home, store
+from gpuplan.cli.home import home
 from gpuplan.cli.live_prices import of_settings
+from gpuplan.cli.own_code import OwnCode, add_own_optimizer, described, own_code, refuse_unusable
+from gpuplan.cli.range_tests import stored_range_test
 from gpuplan.core import payload
-from gpuplan.core.errors import NoResultError, UsageError
+from gpuplan.core.errors import UsageError
 from gpuplan.core.names import did_you_mean
 from gpuplan.engine.tracing import LocalTraces
 from gpuplan.pipelines import base as pipelines
 from gpuplan.planning.gpu_options import gpu_options
 from gpuplan.planning.inputs import PlanInputs
 from gpuplan.planning.range_test import policy
-from gpuplan.planning.reuse import LrSource
 from gpuplan.planning.traces import shipped
 from gpuplan.profiles import detect
 from gpuplan.profiles.load import load as load_profile
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from gpuplan.cli.options import Given
     from gpuplan.planning.advice.critical_batch import GpuOption
     from gpuplan.planning.plan import FoundBatch, LaunchPlan
+    from gpuplan.planning.reuse import LrSource
     from gpuplan.profiles.hardware import Gpu
     from gpuplan.profiles.prices import LivePrices
     from gpuplan.workload.schema import Settings
@@ -82,8 +84,11 @@ def plan_from(given: Given, *, live: bool = False, lr_from: str | None = None) -
     profile = _profile(upper)
     layers = over_defaults(upper, profile)
     settings = settled(layers)
+    code = own_code(settings)
+    if add_own_optimizer(layers, code):
+        settings = settled(layers)
     prices = of_settings(settings, _types(profile)) if live else None
-    inputs = replace(gather(settings, profile, prices), lr_source=source)
+    inputs = replace(gather(settings, profile, prices, code), lr_source=source)
     return Planned(built(inputs), layers, given, live, ("--lr-from", source.run_id) if source else ())
 
 
@@ -137,26 +142,6 @@ def again(plan: LaunchPlan, settings: Settings | None = None) -> LaunchPlan:
     return build(settings or held.settings, held.live_prices, held.lr_source, held.found_batch)
 
 
-def stored_range_test(run: str) -> LrSource:
-    """Return the range test of a run that this machine has the record of.
-
-    Raises:
-        UsageError: there is no such run.
-        NoResultError: it has none.
-    """
-    runs = store()
-    run_id = runs.resolve(run)
-    record = runs.record(run_id)
-    if record.lr_result is None:
-        reused = record.plan.lr.reused
-        raise NoResultError(
-            f"--lr-from {run_id}: it has no range test",
-            why=f"its learning rate is from run {reused.run_id}" if reused else "its lr-find has not ended well",
-            fix=f"--lr-from {reused.run_id}" if reused else f"gpuplan status {run_id}",
-        )
-    return LrSource(run_id=run_id, data=record.plan.data, result=record.lr_result)
-
-
 def built(inputs: PlanInputs) -> LaunchPlan:
     """Return the plan that its inputs lead to.
 
@@ -178,11 +163,18 @@ def options_of(values: Mapping[str, object], profile: InstanceProfile) -> tuple[
     return gpu_options(inputs, pipelines.batches(inputs), None)
 
 
-def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices | None = None) -> PlanInputs:
+def gather(
+    settings: Settings,
+    profile: InstanceProfile,
+    live_prices: LivePrices | None = None,
+    code: OwnCode | None = None,
+) -> PlanInputs:
     """Return all that a plan is a function of, prices that AWS answered among them.
 
+    `code` is the user's own where it has been packed and checked already.
+
     Raises:
-        UsageError: a name in the settings means nothing, or the data are not there.
+        UsageError: a name in the settings means nothing, the data are not there, or the user's own code fails.
     """
     known(settings.launch.backend, [*backends.names(), *get_args(Service)], "--backend")
     if ":" not in settings.workload.model:
@@ -190,18 +182,22 @@ def gather(settings: Settings, profile: InstanceProfile, live_prices: LivePrices
     known(settings.lr.rule, rules.names(), "--lr-rule")
     known(policy(settings.lr), transfer.names(), "--lr-transfer")
     try:
-        described = data.describe(settings.workload.data)
+        code = code or own_code(settings)
+        description = described(code, settings)
     except data.DataError as error:
         raise _bad_data(settings, error) from error
+    refuse_unusable(settings, code)
     return PlanInputs(
         settings=settings,
         profile=profile,
-        data=described,
-        traces=traces(),
+        data=description,
+        traces=traces(code.packed.archive if code else None),
         payload_sha256=payload.digest(),
         gpuplan_version=__version__,
         candidates=instances() if settings.launch.backend in get_args(Service) else (),
         live=live_prices,
+        code=code.package if code else None,
+        checked=code.check if code else None,
     )
 
 
@@ -222,9 +218,12 @@ def instances() -> tuple[InstanceProfile, ...]:
     return tuple(profile for profile in load_all() if isinstance(profile, InstanceProfile))
 
 
-def traces() -> LocalTraces:
-    """Return where this machine's plans get traces from; the user is told when one has to be made."""
-    return LocalTraces(home() / "traces", lambda said: typer.echo(said, err=True))
+def traces(code: bytes | None = None) -> LocalTraces:
+    """Return where this machine's plans get traces from; the user is told when one has to be made.
+
+    `code` is the archive of the user's own, without which their models are looked for in the current folder.
+    """
+    return LocalTraces(home() / "traces", lambda said: typer.echo(said, err=True), code)
 
 
 def resolve_profile(name: str) -> InstanceProfile:

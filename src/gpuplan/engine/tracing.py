@@ -6,18 +6,12 @@ sees no AWS credentials.
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import os
-import subprocess
-import sys
-import tempfile
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gpuplan.core import payload
 from gpuplan.core.frozen import Unknown
+from gpuplan.engine.payload_process import PAYLOAD_PROCESS, Failed
 from gpuplan.planning.traces.source import HOW_TO_TRACE, Shipped, Traced
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.document import ContractError, sha256_hex
@@ -28,10 +22,7 @@ if TYPE_CHECKING:
 
     from gpuplan_job.step_trace import TraceRequest
 
-_NEEDED = ("torch", "torchvision")
-_LONGEST_SECONDS = 900
-_KEPT_FROM_TRACER = "AWS_"
-"""Variables that begin so hold credentials or lead to them; a user's model has no business with them."""
+_TRACER = "gpuplan_job.trace"
 
 
 class _Failed(NamedTuple):
@@ -43,9 +34,13 @@ class _Failed(NamedTuple):
 class LocalTraces:
     """Looks in turn at what ships, at what was kept, and traces; what ships at another size is the last resort."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
-        """Keep traces in `folder`; `say` is told when one is made, because it takes seconds."""
+    def __init__(self, folder: Path, say: Callable[[str], None], code: bytes | None = None) -> None:
+        """Keep traces in `folder`; `say` is told when one is made, because it takes seconds.
+
+        `code` is the archive of the user's code; without one a model of theirs is looked for in the current folder.
+        """
         self.folder = folder
+        self._code = code
         self._say = say
         self._shipped = Shipped()
         self._found: dict[TraceRequest, Traced | Unknown] = {}
@@ -60,7 +55,7 @@ class LocalTraces:
         shipped = self._shipped.find(request)
         if isinstance(shipped, Traced) and not shipped.size_error:
             return shipped
-        versions = _versions()
+        versions = PAYLOAD_PROCESS.versions()
         if versions is None:
             return shipped
         name = sha256_hex("\n".join([request.to_json(), payload.digest(), *versions]))
@@ -76,24 +71,12 @@ class LocalTraces:
         return Traced(step, how)
 
     def _trace(self, request: TraceRequest, path: Path) -> StepTrace | _Failed:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(_KEPT_FROM_TRACER)}
-        with tempfile.TemporaryDirectory() as folder:
-            asked, made = Path(folder, "request.json"), Path(folder, "trace.json")
-            asked.write_text(request.to_json(), encoding="utf-8")
-            program = [sys.executable, "-m", "gpuplan_job.trace", str(asked), str(made)]
-            try:
-                done = subprocess.run(  # noqa: S603 - our own payload, with files of ours as its arguments
-                    program, env=environment, capture_output=True, text=True, timeout=_LONGEST_SECONDS, check=False
-                )
-            except subprocess.TimeoutExpired:
-                minutes = _LONGEST_SECONDS // 60
-                return _Failed(f"tracing {request.model} took more than {minutes} minutes", by_machine=True)
-            if done.returncode != 0:
-                return _failed(done.stderr, request.model)
-            text = made.read_text(encoding="utf-8")
-        step = StepTrace.from_json(text)
+        answer = PAYLOAD_PROCESS.ask(_TRACER, request, self._code)
+        if isinstance(answer, Failed):
+            return _failed(answer, request.model)
+        step = StepTrace.from_json(answer)
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, text)
+        write_atomic(path, answer)
         return step
 
 
@@ -102,13 +85,6 @@ def _what(request: TraceRequest) -> str:
     size = f"{request.inputs.length} tokens" if request.inputs.length else f"{request.inputs.height} px"
     again = ", with activation checkpointing" if request.checkpointing else ""
     return f"{request.model} ({size}, {request.arithmetic}{again})"
-
-
-def _versions() -> list[str] | None:
-    """Return the versions of what a trace depends on, None where they are not installed. Imports none of them."""
-    if any(importlib.util.find_spec(name) is None for name in _NEEDED):
-        return None
-    return [metadata.version(name) for name in _NEEDED]
 
 
 def _kept(path: Path, request: TraceRequest) -> StepTrace | None:
@@ -129,11 +105,8 @@ def _digest(name: str) -> str:
         return ""
 
 
-def _failed(stderr: str, model: str) -> _Failed:
+def _failed(failed: Failed, model: str) -> _Failed:
     """Return why tracing failed: the payload's own words, or the last line of whatever it died of."""
-    lines = stderr.strip().splitlines() or ["it ended without a word"]
-    try:
-        failure = json.loads(lines[-1])
-        return _Failed(f"{failure['message']}; {failure['fix']}", by_machine=failure["kind"] == "device")
-    except (ValueError, KeyError, TypeError):
-        return _Failed(f"tracing {model} failed: {lines[-1]}; {HOW_TO_TRACE}", by_machine=True)
+    if failed.kind is None:
+        return _Failed(f"tracing {model} failed: {failed.message}; {HOW_TO_TRACE}", by_machine=True)
+    return _Failed(f"{failed.message}; {failed.fix}", by_machine=failed.kind == "device")

@@ -13,6 +13,7 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.planning.advice.parts import norm_of
 from gpuplan.planning.batch import BatchPlan, StepBatch, plan_batches
+from gpuplan.planning.checked_code import checked_code
 from gpuplan.planning.gpu_options import gpu_options
 from gpuplan.planning.limits import limit_steps, worst_case
 from gpuplan.planning.money.alternatives import alternatives
@@ -141,6 +142,7 @@ def assemble(
         substitutes=profile.lifecycle.substitutes,
         workload=_workload_spec(inputs, steps[-1].workers),
         data=inputs.data,
+        checked=checked_code(inputs),
         batch=batch,
         steps=tuple(steps),
         total=Total(time_hours=_total_hours(steps), cost_usd=_total_cost(steps)),
@@ -170,6 +172,8 @@ def assemble(
             live_prices=inputs.live,
             found_batch=inputs.found_batch,
             lr_source=inputs.lr_source,
+            code=inputs.code,
+            unchecked=inputs.checked.unknown if isinstance(inputs.checked, Unknown) else None,
         ),
     )
     traced = inputs.traced()

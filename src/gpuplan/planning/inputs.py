@@ -5,17 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from gpuplan.planning.traces.source import request_for
+from gpuplan.planning.traces.source import of_own_code, request_for
 from gpuplan.profiles.prices import on_demand, spot
 
 if TYPE_CHECKING:
     from gpuplan.core.frozen import Unknown
+    from gpuplan.own_code.code_package import CodePackage
     from gpuplan.planning.plan import FoundBatch
     from gpuplan.planning.reuse import LrSource
     from gpuplan.planning.traces.source import Traced, TraceSource
     from gpuplan.profiles.prices import LivePrices, Price, SpotPrice
     from gpuplan.profiles.schema import InstanceProfile
     from gpuplan.workload.schema import Settings
+    from gpuplan_job.code_check import CodeCheck
     from gpuplan_job.contract import DataDescription
 
 
@@ -35,6 +37,10 @@ class PlanInputs:
     """What AWS answered; the plan keeps it, so that it can be made again without asking."""
     lr_source: LrSource | None = None
     """Another run's range test to take the learning rate from; the plan keeps it likewise."""
+    code: CodePackage | None = None
+    """The user's own code, where model or data are."""
+    checked: CodeCheck | Unknown | None = None
+    """What its check has shown, or why it was not made; None where there is no such code."""
 
     found_batch: FoundBatch | None = None
     """What this run's find-batch measured; the plan keeps it likewise."""
@@ -42,15 +48,14 @@ class PlanInputs:
     def traced(self) -> Traced | Unknown:
         """Return the trace of the workload's training step, or why there is none."""
         workload = self.settings.workload
-        return self.traces.find(
-            request_for(
-                workload.model,
-                self.data,
-                workload.precision,
-                image_size=workload.image_size,
-                checkpointing=workload.checkpointing,
-            )
+        asked = request_for(
+            workload.model,
+            self.data,
+            workload.precision,
+            image_size=workload.image_size,
+            checkpointing=workload.checkpointing,
         )
+        return self.traces.find(asked if self.code is None else of_own_code(asked, workload, self.code.files_sha256))
 
     def prices_of(self, profile: InstanceProfile) -> tuple[Price, ...]:
         """Return a profile's on-demand prices, with what AWS answered in place of what it was asked for."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec
+from gpuplan_job.contract import BatchSpec, CodeSpec, JobInput, TrainSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan, StepPlan
@@ -36,7 +36,7 @@ def job_input(
         steps = warmup.steps if warmup else 0
         start = warmup.start if warmup and steps else 0.0
         train = TrainSpec(learning_rate, steps, start, list(plan.lr.shares))
-    batch = step.batch
+    batch, code = step.batch, plan.provenance.code
     return JobInput(
         run_id=run_id,
         step=step.name,
@@ -49,4 +49,5 @@ def job_input(
         train=train,
         loggers=list(plan.provenance.settings.launch.loggers) if train else [],
         batch_search=step.search,
+        code=None if code is None else CodeSpec(code.sha256, code.archive_bytes),
     )

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
+from gpuplan.own_code.code_package import CheckedCode, CodePackage
 from gpuplan.planning.advice.critical_batch import GpuOption
 from gpuplan.planning.batch import BatchPlan, StepBatch
 from gpuplan.planning.memory.estimate import MemoryEstimate
@@ -206,6 +207,10 @@ class Provenance(Frozen):
     """What find-batch measured, once it has."""
     lr_source: LrSource | None = None
     """The range test that `--lr-from` named: with it the plan can be made again on another machine."""
+    code: CodePackage | None = None
+    """The user's own code, which the jobs run; None where model and data are gpuplan's kinds."""
+    unchecked: str | None = None
+    """Why that code was not checked, where it was not: no job runs it then."""
 
 
 class LaunchPlan(Frozen):
@@ -222,6 +227,8 @@ class LaunchPlan(Frozen):
     substitutes: tuple[str, ...] = ()
     workload: WorkloadSpec
     data: DataDescription
+    checked: CheckedCode | None = None
+    """What the check of the user's own code has shown; None where there is no such code, or no check."""
     batch: BatchPlan
     steps: tuple[StepPlan, ...]
     total: Total

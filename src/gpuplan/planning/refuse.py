@@ -33,11 +33,9 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
             fix=f"like it: {', '.join(plan.substitutes)}    still: gpuplan plan works for comparison; "
             "--allow-retired launches anyway",
         )
-    if ":" in plan.workload.model:
-        raise UsageError(
-            f"--model {plan.workload.model} can be planned, and this version trains torchvision's models only",
-            fix="gpuplan memory and gpuplan plan tell what it takes; --model resnet50 trains",
-        )
+    if plan.provenance.unchecked is not None:
+        what, _, fix = plan.provenance.unchecked.partition("; ")
+        raise UsageError(f"your own code is not launched: {what}", fix=fix)
     in_aws = any(step.limits for step in plan.steps)
     if plan.data.plan_only:
         raise UsageError(

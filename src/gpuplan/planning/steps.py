@@ -9,6 +9,7 @@ from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning import step_times
 from gpuplan.planning.batch import StepBatch
+from gpuplan.planning.checked_code import optimizer_kept
 from gpuplan.planning.finder import Finder, Option, choose
 from gpuplan.planning.limits import disk_gb
 from gpuplan.planning.memory import estimate as memory
@@ -192,13 +193,13 @@ def _option(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> Option:
 def _memory(
     inputs: PlanInputs, place: Placement, batch: StepBatch, *, loop: Literal["lightning", "plain"]
 ) -> memory.MemoryEstimate | Unknown:
-    workload = inputs.settings.workload
+    workload, kept = inputs.settings.workload, optimizer_kept(inputs)
     process = memory.TrainingProcess(
         per_gpu_batch=batch.per_gpu,
         precision=workload.precision,
-        optimizer=workload.optimizer,
-        momentum=workload.momentum,
-        weight_decay=workload.weight_decay,
+        optimizer=kept.optimizer,
+        momentum=kept.momentum,
+        weight_decay=kept.weight_decay,
         average=workload.ema_decay is not None and loop == "lightning",
         world_size=batch.world_size,
         loop=loop,

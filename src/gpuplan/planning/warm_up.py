@@ -13,6 +13,7 @@ from gpuplan.planning.advice import parts
 from gpuplan.planning.batch import LARGE_BATCH
 from gpuplan.planning.range_test import policy
 from gpuplan_job import transfer
+from gpuplan_job.contract import OWN
 from gpuplan_job.transfer.base import Transfer
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ def warm_up(settings: Settings, batches: BatchPlan) -> WarmUpPlan:
             )
         start = 1 / growth if grows else _FROM_NOTHING
         return _of(asked, batches, start if asked else 1.0, "as asked", asked=True)
+    if settings.workload.schedule == OWN:
+        return WarmUpPlan(why="the schedule is the model's own")
     if given:
         return WarmUpPlan(why="the learning rate is given: --warmup-epochs sets one")
     if parts.warm_up_verdict(growth, large=after > LARGE_BATCH) == "no":

@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 def warnings_for(plan: LaunchPlan, profile: InstanceProfile, norm: Norm) -> tuple[PlanWarning, ...]:
     """Return the plan's warnings, most important first; `norm` is the model's normalisation."""
-    return (*_instance(plan, profile), *_finder(plan), *_batch(plan, norm), *_limits(plan), *_estimates(plan, profile))
+    return (
+        *_instance(plan, profile),
+        *_code(plan),
+        *_finder(plan),
+        *_batch(plan, norm),
+        *_limits(plan),
+        *_estimates(plan, profile),
+    )
 
 
 def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarning]:
@@ -31,6 +38,16 @@ def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarnin
             code=plan.lifecycle,
             message=profile.lifecycle.note,
             fix=f"consider {others}, or gpuplan compare" if others else "gpuplan profiles list",
+        )
+
+
+def _code(plan: LaunchPlan) -> Iterator[PlanWarning]:
+    reads = plan.checked.reads if plan.checked else ()
+    if reads and any(step.limits for step in plan.steps):
+        yield PlanWarning(
+            code="reads-what-is-not-sent",
+            message=f"your code opens {', '.join(reads)} here, and a job in AWS has only the code that is sent",
+            fix="--include sends small files; large ones belong on S3: --data imagefolder:s3://...",
         )
 
 

@@ -14,6 +14,7 @@ from gpuplan.reports.find_batch_text import batch_cell, plan_facts
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.lr_plan_text import lr_facts
 from gpuplan.reports.money_text import beside, cost_text, money_facts
+from gpuplan.reports.own_code_text import code_facts, samples
 from gpuplan_job.batch_growth import accumulations
 from gpuplan_job.contract import ONECYCLE_RISE
 
@@ -123,12 +124,12 @@ def _memory(memory: MemoryEstimate | Unknown) -> str:
 
 def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     work, data = plan.workload, plan.data
-    side = f"{work.image_size or data.height} px"
-    samples = f"{count(data.train_samples)} + {count(data.val_samples)} samples of {side}, {data.classes} classes"
+    described = samples(data, work.image_size)
     yield (
         "workload",
-        f"{work.model} on {work.data}: {samples}; {work.epochs} epochs, {work.optimizer}, {work.precision}",
+        f"{work.model} on {work.data}: {described}; {work.epochs} epochs, {work.optimizer}, {work.precision}",
     )
+    yield from code_facts(plan)
     if practices := ", ".join(_practices(plan)):
         yield "practices", practices
     train = plan.step("train")

@@ -6,15 +6,14 @@ It must not hold a value that depends on an instance: those come from the profil
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from gpuplan.core.frozen import Frozen
-from gpuplan_job.contract import BatchSchedule, Device, LoggerName, Optimizer, Precision, Schedule
+from gpuplan.workload.values import Arguments, LoggerNames, Patterns, Usd, WholeNumbers
+from gpuplan_job.contract import BatchSchedule, Device, Optimizer, Precision, Schedule
 from gpuplan_job.sweep_design import RULE, RUNS
 
 MOST_ACCUMULATION = 16
@@ -29,54 +28,6 @@ class Flag:
 
     name: str
     variable: str = ""
-
-
-def _decimal(value: object) -> object:
-    """Let TOML and flags write 12.5 for a Decimal, through its shortest decimal text, never its binary expansion."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return value
-    try:
-        return Decimal(str(value))
-    except InvalidOperation as error:
-        raise ValueError("must be an amount in dollars, such as 12.50") from error
-
-
-Usd = Annotated[Decimal, BeforeValidator(_decimal)]
-
-
-def _whole_numbers(value: object) -> object:
-    """Let flags and variables write 32,64,128 for what is a list in TOML; a number that stands twice counts once."""
-    if isinstance(value, str):
-        try:
-            value = [int(part) for part in value.split(",") if part.strip()]
-        except ValueError as error:
-            raise ValueError("must be whole numbers with commas between them, such as 32,64,128") from error
-    # By repr: 1, 1.0 and true are equal, and two of them are refused for what they are.
-    return tuple({repr(item): item for item in value}.values()) if isinstance(value, list | tuple) else value
-
-
-WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], BeforeValidator(_whole_numbers)]
-
-
-def _names(value: object) -> object:
-    """Let flags and variables write csv,tensorboard for what is a list in TOML, and none for an empty one."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip() not in {"", "none"}]
-    return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
-
-
-LoggerNames = Annotated[tuple[LoggerName, ...], BeforeValidator(_names)]
-
-
-def _arguments(value: object) -> object:
-    """Let flags and variables write a JSON object for what is a table in TOML; only what JSON can say is taken."""
-    try:
-        return json.loads(value) if isinstance(value, str) else json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError('must be a JSON object of plain values, such as {"width": 64}') from error
-
-
-Arguments = Annotated[dict[str, Any], BeforeValidator(_arguments)]
 
 
 class Section(Frozen):
@@ -148,9 +99,9 @@ class Workload(Section):
     """What to train."""
 
     model: str = "resnet18"
-    """Name of a torchvision classification model."""
+    """Name of a torchvision classification model, or module:Class of your own in the current folder."""
     data: str = "digits"
-    """digits, imagefolder:PATH, webdataset:SHARDS, fake:CxHxW:classes:samples, or imagenet (for plans)."""
+    """digits, imagefolder:PATH, webdataset:SHARDS, fake:CxHxW:classes:samples, imagenet (for plans), module:Class."""
     model_args: Arguments = Field(default={}, examples=[{"width": 64}])
     """Constructor arguments of a model of your own; a JSON object as a flag."""
     data_args: Arguments = Field(default={}, examples=[{"root": "photos"}])
@@ -195,6 +146,17 @@ class Workload(Section):
     """Data-loading processes per training process; by default what the vCPUs of each step's own machine allow."""
     seed: int = Field(default=0, ge=0, le=2**31 - 1)
     """Seed of weights, order and augmentation."""
+
+
+class Code(Section):
+    """Which files of the current folder are sent to the job; read only where model or data are code of your own."""
+
+    include: Patterns = Field(default=(), examples=[("data/labels.csv",)])
+    """Files to send though git ignores them, or they are hidden or named as a secret: patterns as in a .gitignore."""
+    exclude: Patterns = Field(default=(), examples=[("notebooks/", "*.npz")])
+    """Files not to send, whatever else says so: patterns as in a .gitignore, with commas between them as a flag."""
+    max_mb: Annotated[float, Flag("--max-code-mb")] = Field(default=50.0, gt=0, le=5000)
+    """Most megabytes of code that are sent; data belong elsewhere."""
 
 
 class Lr(Section):
@@ -251,6 +213,7 @@ class Settings(Frozen):
     workload: Workload
     lr: Lr
     find_batch: FindBatch = FindBatch()
+    code: Code = Code()
 
 
 @dataclass(frozen=True)
@@ -291,4 +254,5 @@ SECTIONS: dict[str, type[Frozen]] = {
     "workload": Workload,
     "lr": Lr,
     "find_batch": FindBatch,
+    "code": Code,
 }

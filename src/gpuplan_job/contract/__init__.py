@@ -31,6 +31,7 @@ from gpuplan_job.contract.workload import (
     OWN,
     BatchSchedule,
     BatchSpec,
+    CodeSpec,
     DataDescription,
     Device,
     Measured,
@@ -43,6 +44,7 @@ from gpuplan_job.contract.workload import (
 __all__ = [
     "BATCH_RESULT_FILE",
     "CLAIM_FILE",
+    "CODE_FILE",
     "EXIT_CODES",
     "EXIT_FILE",
     "FAILURE_FILE",
@@ -61,6 +63,7 @@ __all__ = [
     "BatchSpec",
     "BatchSweeps",
     "BatchTrial",
+    "CodeSpec",
     "Curve",
     "DataDescription",
     "Decision",
@@ -88,6 +91,8 @@ __all__ = [
 ]
 
 INPUT_FILE = "input.json"
+CODE_FILE = "code.zip"
+"""Beside the input of a job that runs the user's own code."""
 CLAIM_FILE = "claim"
 """Locked (flock) by the launcher for as long as the job lives; holds its process id."""
 EXIT_FILE = "exit.json"

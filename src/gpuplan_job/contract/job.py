@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from gpuplan_job.contract.batch_search import BatchSearchSpec
 from gpuplan_job.contract.range_test import SweepSpec
 from gpuplan_job.contract.training import TrainSpec
-from gpuplan_job.contract.workload import BatchSpec, Device, WorkloadSpec
+from gpuplan_job.contract.workload import BatchSpec, CodeSpec, Device, WorkloadSpec
 from gpuplan_job.document import ContractError, Document
 
 PROGRESS_PREFIX = "gpuplan.progress "
@@ -73,6 +73,8 @@ class JobInput(Document):
     batch_search: BatchSearchSpec | None = None
     loggers: list[LoggerName] = field(default_factory=list)
     """Where a training's figures go besides the progress lines; they change nothing of what is trained."""
+    code: CodeSpec | None = None
+    """None where model and data are gpuplan's own kinds."""
 
     def __post_init__(self) -> None:
         """Refuse an input that names no task or two."""
@@ -82,7 +84,7 @@ class JobInput(Document):
     @property
     def packages(self) -> list[str]:
         """What the job imports beside the standard library and numpy, by the names of its packages."""
-        lightning = self.train is not None or ":" in self.workload.model
+        lightning = self.train is not None or self.code is not None
         lamb = self.workload.optimizer == "lamb"
         return [
             "torch",

@@ -91,6 +91,16 @@ class DataDescription:
     """Where the figures, or the data, come from."""
     files: int | None = None
     """Files that hold the samples; None: each is a file of its own."""
+    sample: str = ""
+    """What a sample is where it is no image, such as `float32 [20]`; its numbers are then counted as its width."""
+
+
+@dataclass(frozen=True)
+class CodeSpec:
+    """The user's own code that a job runs: the archive beside its input, by digest and size."""
+
+    sha256: str
+    bytes: int
 
 
 @dataclass(frozen=True)

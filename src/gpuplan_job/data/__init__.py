@@ -1,7 +1,8 @@
 """Data kinds, one file each: `describe` states what a plan needs without torch, `load` builds the data sets in a job.
 
 A data spec is `kind` or `kind:argument`, as in `digits`, `fake:3x32x32:10:1000`, `imagefolder:/data/flowers`. Importing
-this package or a kind must not import torch: the client describes, only the job loads.
+this package or a kind must not import torch: the client describes, only the job loads. What a user's own code loads,
+`module:Class`, is no kind: `own_data` builds and describes it, and here it has neither a path nor a place on S3.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def pinned(spec: str) -> str:
     Raises:
         DataError: the kind is unknown or its argument malformed.
     """
+    if _is_own(spec):
+        return spec
     kind, argument = _split(spec)
     if not hasattr(kind, "pin"):
         return spec
@@ -72,6 +75,8 @@ def s3_location(spec: str) -> str | None:
     Raises:
         DataError: the kind is unknown, or what it names cannot be a bucket and a prefix.
     """
+    if _is_own(spec):
+        return None
     kind, argument = _split(spec)
     found: str | None = kind.s3_location(argument) if hasattr(kind, "s3_location") else None
     return found
@@ -83,6 +88,8 @@ def lies_on_this_machine(spec: str) -> bool:
     Raises:
         DataError: the kind is unknown or its argument malformed.
     """
+    if _is_own(spec):
+        return False
     kind, _ = _split(spec)
     return hasattr(kind, "pin") and s3_location(spec) is None
 
@@ -108,10 +115,17 @@ def load(spec: str, image_size: int | None) -> tuple[Samples, Samples]:
     return kind.load(argument, image_size)
 
 
+def _is_own(spec: str) -> bool:
+    from gpuplan_job import own  # it asks this package for the kinds there are
+
+    return own.is_own(spec)
+
+
 def _split(spec: str) -> tuple[Kind, str]:
     name, _, argument = spec.partition(":")
     package = sys.modules[__name__]
     try:
         return cast("Kind", discover.load(package, name)), argument
     except LookupError as error:
-        raise DataError(f"unknown data {spec!r}: {error}") from error
+        own = ", or module:Class of your own" if ":" in spec else ""
+        raise DataError(f"unknown data {spec!r}: {error}{own}") from error

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gpuplan_job import activation_checkpointing
+from gpuplan_job import activation_checkpointing, own_description
 from gpuplan_job.failures import JobError
 from gpuplan_job.step_trace import Allocations, Operations, StepTrace
 from gpuplan_job.trace import engine, fake_cuda, subject
@@ -25,7 +25,7 @@ from gpuplan_job.trace.recorder import Recorder
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from torch import Tensor, nn
+    from torch import nn
 
     from gpuplan_job.step_trace import TraceRequest
     from gpuplan_job.trace.recorder import Kernel, Recording
@@ -44,10 +44,11 @@ def trace(request: TraceRequest) -> StepTrace:
     network = subject.build(request)
     if request.checkpointing:
         activation_checkpointing.apply(network, preserve_rng_state=False)
+    real = subject.batches(request, BATCHES)
     try:
         with _quiet(), fake_cuda.pretend_cuda(), FakeTensorMode(allow_non_fake_inputs=True):
             fake_cuda.onto_fake_gpu(network)
-            low, high = (_record(network, request, size) for size in BATCHES)
+            low, high = (_record(network, request, *each) for each in zip(real, BATCHES, strict=True))
     except JobError:
         raise
     except Exception as error:
@@ -86,10 +87,11 @@ class _Recorded:
     """Bytes of each input tensor."""
 
 
-def _record(network: nn.Module, request: TraceRequest, size: int) -> _Recorded:
-    samples = subject.batch(request.inputs, size)
-    sizes = [tensor.untyped_storage().nbytes() for tensor in samples]
-    recorder = Recorder(network, [*network.parameters(), *network.buffers(), *samples])
+def _record(network: nn.Module, request: TraceRequest, real: object, size: int) -> _Recorded:
+    samples = subject.on_gpu(real, request.inputs, size)
+    parts = list(own_description.tensors(samples))
+    sizes = [tensor.untyped_storage().nbytes() for tensor in parts]
+    recorder = Recorder(network, [*network.parameters(), *network.buffers(), *parts])
     # A collection in the middle would free what only a cycle holds, at a moment that depends on anything.
     gc.disable()
     try:
@@ -103,7 +105,7 @@ def _record(network: nn.Module, request: TraceRequest, size: int) -> _Recorded:
     return _Recorded(recording, recorder.modules, outputs, sizes)
 
 
-def _step(network: nn.Module, samples: tuple[Tensor, Tensor], request: TraceRequest, recorder: Recorder) -> list[int]:
+def _step(network: nn.Module, samples: object, request: TraceRequest, recorder: Recorder) -> list[int]:
     with torch.autocast("cuda", dtype=torch.float16, enabled=request.arithmetic == "mixed"):
         outcome = subject.forward(network, samples, request.inputs)
     outputs = [number for tensor in outcome.outputs if (number := recorder.index(tensor)) is not None]

@@ -5,7 +5,7 @@ Used by `step`. It builds on the CPU and leaves weights unfilled; it downloads n
 
 from __future__ import annotations
 
-import importlib
+import json
 import os
 import site
 import sys
@@ -15,19 +15,23 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
-from gpuplan_job import model, optim
+from gpuplan_job import model, optim, own_data, own_model, user_code
 from gpuplan_job.contract import DataDescription
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
+from gpuplan_job.finder.learner import Lightning
 from gpuplan_job.trace.fake_cuda import without_initialization
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from gpuplan_job.step_trace import InputSpec, TraceRequest
 
 _PAYLOAD = Path(__file__).resolve().parents[1]
+_STEPS = 1000
+"""Optimizer steps of the training that a LightningModule is told it is a part of."""
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,30 @@ def build(request: TraceRequest) -> nn.Module:
     with without_initialization():
         if ":" not in request.model:
             return model.build(request.model, _description(request.inputs), None).train()
-        network = _own(request.model)
-    if not isinstance(network, nn.Module):
-        raise JobError("usage", f"{request.model} is a {type(network).__name__}, not a torch.nn.Module", "name another")
-    return network.train()
+        return own_model.build(request.model, json.loads(request.model_args)).train()
 
 
-def batch(inputs: InputSpec, size: int) -> tuple[Tensor, Tensor]:
-    """Return `size` samples and their targets as CUDA tensors; called under a FakeTensorMode."""
+def batches(request: TraceRequest, sizes: Iterable[int]) -> list[Any]:
+    """Return what a batch of each size is made of: of the user's own data real batches, of others None.
+
+    Called before any tensor is faked: a user's data set reads its samples.
+
+    Raises:
+        JobError: the user's data cannot be had.
+    """
+    if not request.data:
+        return [None for _ in sizes]
+    own = own_data.load(request.data, json.loads(request.data_args))
+    return [own_data.batch(request.data, own, size) for size in sizes]
+
+
+def on_gpu(real: Any, inputs: InputSpec, size: int) -> Any:  # noqa: ANN401 - a batch is whatever the user's data give
+    """Return a batch as CUDA tensors: of the shapes of a real one, else `size` samples and targets as `inputs` says.
+
+    Called under a FakeTensorMode.
+    """
+    if real is not None:
+        return tree_map_only(Tensor, lambda part: torch.empty(part.shape, dtype=part.dtype, device="cuda"), real)
     if inputs.kind == "tokens":
         tokens = torch.zeros(size, inputs.length, dtype=torch.long, device="cuda")
         return tokens, torch.zeros(size, inputs.length, dtype=torch.long, device="cuda")
@@ -64,7 +84,7 @@ def batch(inputs: InputSpec, size: int) -> tuple[Tensor, Tensor]:
     return images, torch.zeros(size, dtype=torch.long, device="cuda")
 
 
-def forward(network: nn.Module, samples: tuple[Tensor, Tensor], inputs: InputSpec) -> Outcome:
+def forward(network: nn.Module, samples: Any, inputs: InputSpec) -> Outcome:  # noqa: ANN401 - as above
     """Run a forward pass the way a training loop does and return its loss and what the loop holds on to.
 
     A LightningModule runs its `training_step`. A model that returns its own loss, as those of transformers do, is
@@ -73,12 +93,17 @@ def forward(network: nn.Module, samples: tuple[Tensor, Tensor], inputs: InputSpe
     Raises:
         JobError: no scalar loss comes out.
     """
-    data, targets = samples
     if callable(getattr(network, "training_step", None)):
-        own: Any = network.training_step
-        result = own((data, targets), 0)
-        loss = result["loss"] if isinstance(result, dict) else result
-        return Outcome([_scalar(loss, network)], [])
+        learner = Lightning(network)
+        with learner.attached(_STEPS):
+            return Outcome([_scalar(learner.loss_of(samples, 0), network)], [])
+    if not isinstance(samples, tuple | list) or len(samples) != 2:  # noqa: PLR2004 - inputs and targets
+        raise JobError(
+            "usage",
+            f"{type(network).__name__} is no LightningModule, and a batch of the data is no pair of inputs and targets",
+            "write a LightningModule whose training_step returns the loss",
+        )
+    data, targets = samples
     output: Any = network(data, labels=data) if inputs.kind == "tokens" else network(data)
     if getattr(output, "loss", None) is not None:
         return Outcome([_scalar(output.loss, network)], [part.detach() for part in _tensors(output)])
@@ -101,8 +126,10 @@ def sources(request: TraceRequest) -> dict[str, str]:
     if ":" not in request.model:
         return {}
     installed = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
+    # What was shipped is told apart by its digest in the request.
+    shipped = [Path(folder).resolve()] if (folder := os.environ.get(user_code.FOLDER_VARIABLE)) else []
     files = {Path(name).resolve() for part in list(sys.modules.values()) if (name := getattr(part, "__file__", None))}
-    own = [path for path in files if not any(path.is_relative_to(root) for root in (*installed, _PAYLOAD))]
+    own = [path for path in files if not any(path.is_relative_to(root) for root in (*installed, *shipped, _PAYLOAD))]
     # torch gives some of its modules the name of a file that does not exist.
     return {str(path): sha256_hex(path.read_bytes()) for path in sorted(own) if path.suffix == ".py" and path.is_file()}
 
@@ -129,29 +156,6 @@ def _scalar(loss: object, network: nn.Module) -> Tensor:
         f"{type(network).__name__} gives no scalar loss with a gradient",
         "its training_step must return the loss, or {'loss': ...}",
     )
-
-
-def _own(name: str) -> object:
-    """Return what a user's `module:callable` makes."""
-    module_name, _, attribute = name.partition(":")
-    sys.path.insert(0, os.getcwd())  # noqa: PTH109 - sys.path holds text
-    try:
-        found: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-        return found if isinstance(found, nn.Module) else found()
-    except ImportError as error:
-        raise JobError(
-            "import", f"{name}: {error}", "install what it needs, or start gpuplan where the module lies"
-        ) from error
-    except AttributeError as error:
-        raise JobError("usage", f"{name}: {error}", f"name a class or a function of {module_name}") from error
-    except Exception as error:
-        raise JobError(
-            "user-code", f"{name} failed: {type(error).__name__}: {error}", "it must work without arguments"
-        ) from error
-    finally:
-        sys.path.pop(0)
 
 
 def _description(inputs: InputSpec) -> DataDescription:

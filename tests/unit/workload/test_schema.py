@@ -31,6 +31,8 @@ REQUIRED: dict[str, dict[str, object]] = {
     "aws": {"region": "none"},
     "workload": {"per_gpu_batch": 1, "precision": "fp32", "workers": 0},
     "lr": {},
+    "code": {},
+    "find_batch": {},
 }
 """What a section needs to be valid at all."""
 

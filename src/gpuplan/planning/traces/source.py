@@ -5,15 +5,18 @@ A source answers from what ships, from a cache or by tracing; planning neither k
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.names import did_you_mean
 from gpuplan.planning.traces import shipped
+from gpuplan_job.document import canonical_json
+from gpuplan_job.own import is_own
 from gpuplan_job.step_trace import InputSpec, StepTrace, TraceRequest
 
 if TYPE_CHECKING:
+    from gpuplan.workload.schema import Workload
     from gpuplan_job.contract import DataDescription, Precision
 
 HOW_TO_TRACE = "pip install 'gpuplan[local]'    then the same command traces it, once and without a GPU"
@@ -96,3 +99,16 @@ def request_for(
         arithmetic="fp32" if precision == "fp32" else "mixed",
         checkpointing=checkpointing,
     )
+
+
+def of_own_code(request: TraceRequest, workload: Workload, files_sha256: str) -> TraceRequest:
+    """Return a request with what a user's own model, or own data, are made of; others ask as before.
+
+    `files_sha256` is the digest of the user's files: with other files the trace is another.
+    """
+    if is_own(workload.model):
+        arguments = canonical_json(workload.model_args)
+        request = replace(request, model_args=arguments, code=files_sha256)
+        if is_own(workload.data):
+            request = replace(request, data=workload.data, data_args=canonical_json(workload.data_args))
+    return request
