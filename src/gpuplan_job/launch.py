@@ -13,14 +13,15 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, first_cause, process_tree, scratch, torchrun
+from gpuplan_job import claim, first_cause, process_tree, rank, scratch, torchrun
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure, JobInput
 from gpuplan_job.document import canonical_json
-from gpuplan_job.failures import INSTALL_FIX, JobError, describe
+from gpuplan_job.failures import INSTALL_FIX, RANKS_FOLDER, JobError, describe
 from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
 from gpuplan_job.torchrun import Nodes
 
@@ -120,6 +121,7 @@ class _Job:
         processes = self.nodes.processes_here(job_input.batch.world_size)
         settings = torchrun.environment(self.base, self.folder, processes, _cpus(), self.nodes)
         arguments = torchrun.command(job_input, self.source, self.folder, self.nodes)
+        ranks = self.folder / RANKS_FOLDER
         with scratch.folder(self.folder) as temporary:
             settings["TMPDIR"] = str(temporary)
             try:
@@ -131,7 +133,9 @@ class _Job:
                     # torchrun must die with this launcher, and its ranks with it. This process has one thread.
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
                 )
-                return wait(child, self.stop)
+                # Between machines torchrun's own end is awaited: it is how the others learn of it.
+                alone = self.nodes.count == 1
+                return wait(child, self.stop, partial(rank.all_over, ranks, processes) if alone else None)
             finally:
                 process_tree.end_below_self()
 
