@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, first_cause, process_tree, scratch, torchrun, user_code
+from gpuplan_job import claim, first_cause, process_tree, rank, scratch, torchrun, user_code
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import (
     BATCH_RESULT_FILE,
@@ -29,7 +30,7 @@ from gpuplan_job.contract import (
     JobInput,
 )
 from gpuplan_job.document import canonical_json
-from gpuplan_job.failures import INSTALL_FIX, JobError, describe
+from gpuplan_job.failures import INSTALL_FIX, RANKS_FOLDER, JobError, describe
 from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
 from gpuplan_job.torchrun import Nodes
 
@@ -137,6 +138,7 @@ class _Job:
             user_code.unpack(self.source.with_name(CODE_FILE), job_input.code, place)
             settings[user_code.FOLDER_VARIABLE] = str(place)
         arguments = torchrun.command(job_input, self.source, self.folder, self.nodes)
+        ranks = self.folder / RANKS_FOLDER
         with scratch.folder(self.folder) as temporary:
             settings["TMPDIR"] = str(temporary)
             try:
@@ -149,7 +151,9 @@ class _Job:
                     # torchrun must die with this launcher, and its ranks with it. This process has one thread.
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
                 )
-                return wait(child, self.stop)
+                # Between machines torchrun's own end is awaited: it is how the others learn of it.
+                alone = self.nodes.count == 1
+                return wait(child, self.stop, partial(rank.all_over, ranks, processes) if alone else None)
             finally:
                 process_tree.end_below_self()
 

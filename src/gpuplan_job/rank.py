@@ -91,6 +91,13 @@ def read(folder: Path) -> list[RankEnd]:
     return sorted(found, key=lambda end: end.rank)
 
 
+def all_over(folder: Path, processes: int) -> bool:
+    """Tell whether so many ranks have ended, one of them badly: nothing is left to wait for."""
+    if sum(1 for _ in folder.glob(f"*{_SUFFIX}")) < processes:
+        return False
+    return any(end.code for end in read(folder))
+
+
 def _pass_signals_on(child: subprocess.Popen[bytes]) -> threading.Event:
     """Hand a request to stop on to the child; return what tells whether there was one."""
     asked = threading.Event()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from gpuplan_job import first_cause
-from gpuplan_job.contract import Failure, FailureKind
+from gpuplan_job.contract import EXIT_CODES, Failure, FailureKind
 from gpuplan_job.first_cause import RankStory, exit_code, find, oom_kills, stories
 from gpuplan_job.rank import RankEnd
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIGKILL, SIGSEGV, SIGABRT, SIGTERM = -9, -11, -6, -15
 
@@ -128,6 +127,13 @@ def test_stories_are_read_from_what_ranks_and_watchers_wrote(tmp_path: Path) -> 
     first, second = stories(tmp_path, range(2))
     assert (first.report, first.end, first.innocent) == (None, end(0, 0, 2.0), True)
     assert (second.report, second.end) == (report(1, "data", 1.0), None)
+
+
+def test_every_kind_is_documented_with_its_exit_code() -> None:
+    table = (Path(__file__).parents[2] / "docs" / "failures.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| (?:128 \+ signal, or )?(\d+) \|", table, re.MULTILINE)
+    assert {kind: int(code) for kind, code in rows} == EXIT_CODES
+    assert set(EXIT_CODES) == set(get_args(FailureKind))
 
 
 def test_the_kernel_says_how_many_it_killed(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 from pytorch_lightning.loggers import Logger
 from tensorboardX.proto import event_pb2
@@ -144,6 +145,7 @@ def test_what_a_module_logs_itself_is_a_new_column(tmp_path: Path) -> None:
     assert [row["my/f1"] for row in rows(tmp_path)] == ["", "0.25"]
 
 
+@settings_of_hypothesis(max_examples=25, deadline=None)
 @given(st.lists(st.integers(1, 50), unique=True, max_size=12).map(sorted), st.integers(1, 50))
 def test_going_on_at_a_step_keeps_exactly_the_rows_up_to_it(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int], at: int

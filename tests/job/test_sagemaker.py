@@ -111,6 +111,7 @@ def test_a_job_leaves_its_result_with_digests_and_its_checkpoints(container: Cal
     assert job.exit == {"code": 0, "files": {"train_result.json": sha256_hex(result)}}
     assert json.loads(result)["input"] == job.job_input.to_json()
     assert (job.root / "checkpoints" / "best.ckpt").read_text() == "weights"
+    assert (job.root / "output" / "gpuplan-job" / "logs").resolve() == job.root / "checkpoints" / "logs"
     assert not (job.root / "output" / "failure").exists()
     assert "host algo-1, 1 of 1: 1 processes here" in said
 

@@ -8,6 +8,7 @@ from gpuplan.core.frozen import Unknown
 from gpuplan.reports.decision_text import comparison_document, decision_document
 from gpuplan.reports.find_batch_text import find_batch_document
 from gpuplan_job.batch_comparison import compare
+from gpuplan_job.contract import LOGS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -167,6 +168,7 @@ def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, An
             "world_size": result.world_size,
             "checkpoint": locate(last.handle, result.best_checkpoint),
             "last_checkpoint": locate(last.handle, result.last_checkpoint),
+            "logs": locate(last.handle, LOGS_FOLDER),
             "samples_per_second": result.measured.samples_per_second,
         }
     }

@@ -20,6 +20,7 @@ from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.plan_text import VERDICT, hours_text, warm_up_text
 from gpuplan.workload.schema import setting_fields
 from gpuplan_job.batch_comparison import compare
+from gpuplan_job.contract import LOGS_FOLDER
 from gpuplan_job.suggestion import NoSuggestion, suggest_at
 
 if TYPE_CHECKING:
@@ -209,6 +210,8 @@ def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[
     rate = significant(result.measured.samples_per_second)
     yield "speed", f"{rate} samples/s over {result.world_size} processes on {result.measured.device}"
     yield "checkpoint", locate(last.handle, result.best_checkpoint)
+    if record.plan.provenance.settings.launch.loggers:
+        yield "logs", locate(last.handle, LOGS_FOLDER)
 
 
 def _accuracy(record: RunRecord) -> str:
