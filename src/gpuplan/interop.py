@@ -50,7 +50,7 @@ def to_model_trainer(
     if planned is None or plan.backend != "sagemaker":
         raise UsageError(f"this plan has no step {step!r} on SageMaker", fix="gpuplan plan --backend sagemaker")
     rate = plan.lr.learning_rate or learning_rate
-    if planned.sweep is None and rate is None:
+    if planned.name == "train" and rate is None:
         raise UsageError("the training's learning rate is not known", fix=_FIXES["HyperParameters.train"])
     job = job_input(plan, planned, run_id=run_id, attempt=1, learning_rate=rate)
     backend = sagemaker.create(Path(tempfile.gettempdir()) / "gpuplan", plan.provenance.settings.aws)

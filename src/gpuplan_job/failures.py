@@ -6,12 +6,14 @@ torch is missing; it knows torch's exceptions by name.
 
 from __future__ import annotations
 
-import errno
 import re
+import time
 import traceback
 from typing import TYPE_CHECKING
 
-from gpuplan_job.atomic import write_once
+from gpuplan_job import user_frames
+from gpuplan_job.atomic import write_atomic, write_once
+from gpuplan_job.causes import BY_TEXT, DISK_FULL, LESS_MEMORY, MORE_DISK
 from gpuplan_job.contract import FAILURE_FILE, Failure, FailureKind, JobInput
 from gpuplan_job.data import DataError
 from gpuplan_job.document import ContractError
@@ -20,50 +22,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INSTALL_FIX = "pip install 'gpuplan[local]'"
-_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+RANKS_FOLDER = "ranks"
+"""In a job's folder: each rank's own report of its failure, and of its end."""
 _TRACE_LIMIT = 20_000
 """Characters of a trace that are kept, from its end: the innermost frames say what happened."""
+_BROUGHT = {"torch", "torchvision", "pytorch_lightning", "lightning", "lightning_fabric", "numpy", "PIL"}
+"""Modules that gpuplan's own extra installs."""
 
-_WORKER = re.compile(r"\ACaught \w+ in DataLoader worker process .*\n(?P<line>\S[^\n]*)\Z", re.DOTALL)
-_BY_TEXT: tuple[tuple[re.Pattern[str], FailureKind, str], ...] = (
-    (
-        re.compile(r"out of memory|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED", re.IGNORECASE),
-        "out-of-memory",
-        "use a smaller --per-gpu-batch (and --accumulate to keep the global batch), or a GPU with more memory",
-    ),
-    (
-        re.compile(r"shared memory|bus error", re.IGNORECASE),
-        "disk",
-        "the data-loading workers ran out of /dev/shm: give the container a larger one or use fewer workers",
-    ),
-    (
-        re.compile(r"DataLoader worker .*(killed by signal|exited unexpectedly)", re.IGNORECASE),
-        "killed",
-        "a data-loading worker was ended from outside, most often because memory ran out: use fewer workers",
-    ),
-    (
-        re.compile(
-            r"Connection (closed|reset) by peer|remote process exited|Watchdog caught collective", re.IGNORECASE
-        ),
-        "killed",
-        "another rank ended without a word, most often because memory ran out: read its lines in the log",
-    ),
-    (
-        re.compile(r"Expected more than 1 value per channel"),
-        "usage",
-        "BatchNorm needs two samples: --per-gpu-batch 2 or more",
-    ),
-    (
-        re.compile(r"no kernel image|CUDA error|CUDA driver|cuDNN|NCCL|device-side assert", re.IGNORECASE),
-        "device",
-        "check that the installed torch supports this GPU and its driver (nvidia-smi), then start again",
-    ),
-    (
-        re.compile(r"Target -?\d+ is out of bounds"),
-        "data",
-        "a label is not below the number of classes: check the labels of --data",
-    ),
-)
+_WORKER = re.compile(r"\ACaught (?P<type>\w+) in DataLoader worker process .*\n(?P<line>\S[^\n]*)\Z", re.DOTALL)
+_READS_DATA = {"__getitem__", "__iter__", "__getitems__", "__next__"}
+"""Functions in which a file that cannot be opened is a sample of the data."""
 
 
 class JobError(Exception):
@@ -77,7 +45,7 @@ class JobError(Exception):
 
 
 def classify(error: BaseException) -> tuple[FailureKind, str, str]:
-    """Return (kind, message, fix) of an exception; what no rule knows is `internal`."""
+    """Return (kind, message, fix) of an exception; what no rule knows is the user's code, or `internal`."""
     message = _text(error)
     match error:
         case JobError():
@@ -87,13 +55,13 @@ def classify(error: BaseException) -> tuple[FailureKind, str, str]:
         case ContractError():
             return "usage", f"the job's input cannot be read: {message}", "start the job with the gpuplan that wrote it"
         case ImportError():
-            return "import", message, f"install what is missing: {INSTALL_FIX}"
+            return "import", _located(message, error), _import_fix(error)
         case MemoryError():
-            return "out-of-memory", f"the machine is out of memory: {message}", "use fewer workers or a smaller batch"
+            return "out-of-memory", f"the machine is out of memory: {message}", LESS_MEMORY
         case KeyboardInterrupt():
             return "killed", "the job was interrupted", "start it again"
-        case OSError() if error.errno in _DISK_FULL:
-            return "disk", f"no space left: {message}", "free space, or give the job a larger volume"
+        case OSError() if error.errno in DISK_FULL:
+            return "disk", f"no space left: {message}", MORE_DISK
         case _:
             return _by_text(error, message)
 
@@ -101,6 +69,7 @@ def classify(error: BaseException) -> tuple[FailureKind, str, str]:
 def describe(job_input: JobInput | None, error: BaseException, rank: int | None) -> Failure:
     """Return the failure that an exception is; `job_input` is None where the input could not be read."""
     kind, message, fix = classify(error)
+    frame = user_frames.of_error(error)
     return Failure(
         run_id=job_input.run_id if job_input else "",
         step=job_input.step if job_input else "",
@@ -110,28 +79,73 @@ def describe(job_input: JobInput | None, error: BaseException, rank: int | None)
         fix=fix,
         rank=rank,
         trace=_encodable("".join(traceback.format_exception(error))[-_TRACE_LIMIT:]),
+        where=_encodable(str(frame)) if frame else "",
+        at=time.time(),
+        echo=kind == "communication",
     )
 
 
 def write_failure(folder: Path, job_input: JobInput | None, error: BaseException, rank: int | None) -> bool:
     """Write `failure.json` into a job's folder unless one is there, and return whether this call wrote it.
 
-    The first writer wins: what other ranks meet after it is only its echo. `job_input` is None where the input could
-    not be read.
+    Each rank's own report is written besides: the launcher finds the cause among them, which need not be the first
+    writer's. `job_input` is None where the input could not be read.
 
     Raises:
         OSError: the folder cannot be written.
     """
-    return write_once(folder / FAILURE_FILE, describe(job_input, error, rank).to_json())
+    text = describe(job_input, error, rank).to_json()
+    if rank is not None:
+        (folder / RANKS_FOLDER).mkdir(exist_ok=True)
+        write_atomic(report_path(folder, rank), text)
+    return write_once(folder / FAILURE_FILE, text)
+
+
+def report_path(folder: Path, rank: int) -> Path:
+    """Return where a rank reports its own failure."""
+    return folder / RANKS_FOLDER / f"{rank}.failure.json"
 
 
 def _by_text(error: BaseException, message: str) -> tuple[FailureKind, str, str]:
-    described = f"{type(error).__name__}: {message}"
-    for pattern, kind, fix in _BY_TEXT:
-        # torch.OutOfMemoryError is known by its name, so that torch need not be there.
-        if pattern.search(message) or (kind == "out-of-memory" and type(error).__name__ == "OutOfMemoryError"):
-            return kind, described, fix
+    described = f"{_name(error)}: {message}"
+    frame = user_frames.of_error(error)
+    for cause in BY_TEXT:
+        # torch's exceptions are known by their names, so that torch need not be there.
+        known = cause.kind == "out-of-memory" and type(error).__name__ == "OutOfMemoryError"
+        if known or cause.pattern.search(described):
+            return cause.kind, _located(described, error), cause.fix
+    if _opens_sample(error):
+        return "data", _located(message, error), "correct --data or the file it names, then start again"
+    if frame is not None:
+        return "user-code", _located(described, error), f"correct {frame.file}, line {frame.line}, then launch again"
     return "internal", described, "report it with this trace: it should not happen"
+
+
+def _opens_sample(error: BaseException) -> bool:
+    """Tell whether a file could not be opened while a sample was read."""
+    if match := _WORKER.match(str(error).strip()):
+        return match["type"] in {"FileNotFoundError", "PermissionError", "IsADirectoryError"}
+    reads = any(frame.name in _READS_DATA for frame in traceback.extract_tb(error.__traceback__))
+    return reads and isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError)
+
+
+def _import_fix(error: ImportError) -> str:
+    name = (error.name or "").partition(".")[0]
+    if not name or name in _BROUGHT:
+        return f"install what is missing: {INSTALL_FIX}"
+    return f"install {name} where the job runs, or bring the file that defines it along"
+
+
+def _located(message: str, error: BaseException) -> str:
+    """Return a message with the line of the user's code that it came from."""
+    frame = user_frames.of_error(error)
+    return f"{message} ({frame})" if frame else message
+
+
+def _name(error: BaseException) -> str:
+    """Return an exception's type; of one that crossed from a data-loading worker, the original's."""
+    match = _WORKER.match(str(error).strip())
+    return match["type"] if match else type(error).__name__
 
 
 def _encodable(text: str) -> str:

@@ -13,14 +13,24 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, process_tree, scratch, torchrun, user_code
+from gpuplan_job import claim, first_cause, process_tree, rank, scratch, torchrun, user_code
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import CODE_FILE, EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, JobInput
+from gpuplan_job.contract import (
+    BATCH_RESULT_FILE,
+    CODE_FILE,
+    EXIT_FILE,
+    FAILURE_FILE,
+    LR_RESULT_FILE,
+    TRAIN_RESULT_FILE,
+    Failure,
+    JobInput,
+)
 from gpuplan_job.document import canonical_json
-from gpuplan_job.failures import INSTALL_FIX, JobError, write_failure
+from gpuplan_job.failures import INSTALL_FIX, RANKS_FOLDER, JobError, describe
 from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
 from gpuplan_job.torchrun import Nodes
 
@@ -30,11 +40,14 @@ if TYPE_CHECKING:
 CODE_FAILED = 1
 CODE_USAGE = 2
 CODE_ATTEMPT_DIED = 75
+_RESULTS = {"train": TRAIN_RESULT_FILE, "lr_find": LR_RESULT_FILE, "find_batch": BATCH_RESULT_FILE}
 _USER_CODE = "user-code"
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 1 << 16
 """Room kept free until the end, so that a full disk can still be reported."""
 _LEAST_FREE_BYTES = 1 << 20
+_MAY_BE_DISK = {"crash", "killed", "communication", "internal"}
+"""Kinds that a full disk looks like where it also kept the ranks from saying so."""
 _SEE_LOG = "read the end of this job's log (gpuplan logs RUN), and raise the memory or lower the batch if it ran out"
 
 
@@ -87,8 +100,7 @@ class _Job:
             (self.folder / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
             code = self._run(job_input)
         except Exception as error:  # noqa: BLE001 - whatever happens, the client must find out
-            _say(f"failed: {error}")
-            self._fail(error)
+            code = self._fail(describe(self.job_input, error, rank=None))
         finally:
             (self.folder / _RESERVE).unlink(missing_ok=True)
             write_atomic(self.folder / EXIT_FILE, canonical_json({"code": code}))
@@ -98,16 +110,20 @@ class _Job:
         missing = [name for name in job_input.packages if importlib.util.find_spec(name) is None]
         if missing:
             raise JobError("import", f"{', '.join(missing)} not installed for {sys.executable}", INSTALL_FIX)
+        oom_kills = first_cause.oom_kills()
         returned = self._child(job_input)
         if (stopped := self.stop.error()) is not None:
-            self._fail(stopped)
+            self._fail(describe(job_input, stopped, rank=None))
             return CODE_STOPPED
-        result = self.folder / (TRAIN_RESULT_FILE if job_input.train else LR_RESULT_FILE)
+        result = self.folder / _RESULTS[torchrun.task_of(job_input)]
         if returned == 0 and (result.exists() or self.nodes.rank > 0):
             return 0
-        if not (self.folder / FAILURE_FILE).exists():
-            self._fail(_unexplained(returned, self.folder))
-        return CODE_FAILED
+        ranks = self.nodes.ranks_here(job_input.batch.world_size)
+        stories = first_cause.stories(self.folder, ranks)
+        failure = first_cause.find(job_input, stories, self.folder, first_cause.oom_kills() - oom_kills)
+        if failure is None or (failure.kind in _MAY_BE_DISK and _disk_is_full(self.folder)):
+            failure = describe(job_input, _unexplained(returned, self.folder), rank=failure.rank if failure else None)
+        return self._fail(failure)
 
     def _child(self, job_input: JobInput) -> int:
         """Run the processes to their end and return torchrun's, or the only one's, exit code."""
@@ -122,6 +138,7 @@ class _Job:
             user_code.unpack(self.source.with_name(CODE_FILE), job_input.code, place)
             settings[user_code.FOLDER_VARIABLE] = str(place)
         arguments = torchrun.command(job_input, self.source, self.folder, self.nodes)
+        ranks = self.folder / RANKS_FOLDER
         with scratch.folder(self.folder) as temporary:
             settings["TMPDIR"] = str(temporary)
             try:
@@ -134,29 +151,38 @@ class _Job:
                     # torchrun must die with this launcher, and its ranks with it. This process has one thread.
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
                 )
-                return wait(child, self.stop)
+                # Between machines torchrun's own end is awaited: it is how the others learn of it.
+                alone = self.nodes.count == 1
+                return wait(child, self.stop, partial(rank.all_over, ranks, processes) if alone else None)
             finally:
                 process_tree.end_below_self()
 
-    def _fail(self, error: Exception) -> None:
+    def _fail(self, failure: Failure) -> int:
+        """Write the failure, say it last of all, and return the exit code that it stands for."""
         (self.folder / _RESERVE).unlink(missing_ok=True)
         with suppress(OSError):  # the exit code remains
-            write_failure(self.folder, self.job_input, error, rank=None)
+            write_atomic(self.folder / FAILURE_FILE, failure.to_json())
+        first = "" if failure.rank is None else f"rank {failure.rank} "
+        _say(f"{first}failed first, {failure.kind}: {failure.message}" if first else f"failed: {failure.message}")
+        _say(f"next: {failure.fix}")
+        return first_cause.exit_code(failure)
 
 
 def _unexplained(returned: int, folder: Path) -> JobError:
-    # The checkpoints may lie on a disk of their own.
-    written = [place for place in (folder, folder / "checkpoints") if place.is_dir()]
-    if any(shutil.disk_usage(place).free < _LEAST_FREE_BYTES for place in written):
+    if _disk_is_full(folder):
         return JobError("disk", "no space is left on the disk of the job's folder", "free space, or use another volume")
     if returned < 0:
         name = signal.Signals(-returned).name
-        return JobError(
-            "killed", f"the job's process was ended by {name}; SIGKILL often means no memory left", _SEE_LOG
-        )
+        return JobError("killed", f"the job's processes were ended by {name}", _SEE_LOG)
     if returned == 0:
         return JobError("internal", "the job ended without an error and without a result", _SEE_LOG)
-    return JobError("killed", f"a process of the job ended (code {returned}) without saying why", _SEE_LOG)
+    return JobError("killed", f"the job's processes ended (code {returned}) without saying why", _SEE_LOG)
+
+
+def _disk_is_full(folder: Path) -> bool:
+    # The checkpoints may lie on a disk of their own.
+    written = [place for place in (folder, folder / "checkpoints") if place.is_dir()]
+    return any(shutil.disk_usage(place).free < _LEAST_FREE_BYTES for place in written)
 
 
 def _cpus() -> int:

@@ -111,4 +111,5 @@ class Pace:
             return
         self._last_report = now
         finite = {key: value for key, value in values.items() if math.isfinite(value)}
-        self._on_progress(Progress(self._step, self._phase, self._done, self._total, finite))
+        eta = self.step_seconds * (self._total - self._done) if self._seconds else None
+        self._on_progress(Progress(self._step, self._phase, self._done, self._total, finite, eta))

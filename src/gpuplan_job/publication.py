@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.contract import EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE
+from gpuplan_job.contract import BATCH_RESULT_FILE, EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from gpuplan_job.contract import Failure
 
-_DOCUMENTS = (LR_RESULT_FILE, TRAIN_RESULT_FILE, FAILURE_FILE)
+_DOCUMENTS = (BATCH_RESULT_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, FAILURE_FILE)
 _RESERVE = ".reserve"
 _RESERVE_BYTES = 1 << 16
 """Room kept free until the end, so that a full disk can still be reported; hidden, and gone before anything is said."""

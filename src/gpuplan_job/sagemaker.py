@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuplan_job import launch, sagemaker_config, wheels
-from gpuplan_job.contract import CODE_FILE, FAILURE_FILE, INPUT_FILE, Failure, JobInput
+from gpuplan_job.contract import CODE_FILE, FAILURE_FILE, INPUT_FILE, LOGS_FOLDER, Failure, JobInput
 from gpuplan_job.data import TRAINING_CHANNEL_VARIABLE
 from gpuplan_job.document import ContractError
 from gpuplan_job.failures import JobError, describe, write_failure
@@ -105,6 +105,10 @@ class _Container:
         # What lies there is mirrored to S3 while the job runs, and is back when it is started again.
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         (self.folder / "checkpoints").symlink_to(self.checkpoints, target_is_directory=True)
+        # The loggers' files too, so that they are there even if the job dies.
+        logs = self.checkpoints / LOGS_FOLDER
+        logs.mkdir(exist_ok=True)
+        (self.folder / LOGS_FOLDER).symlink_to(logs, target_is_directory=True)
         source = self.folder / INPUT_FILE
         source.write_text(text, encoding="utf-8")
         # Where the plan names code of the user's, the launcher looks for it beside the input and verifies it.

@@ -16,6 +16,7 @@ from gpuplan_job import process_tree
 from gpuplan_job.failures import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 GRACE_SECONDS = 10.0
@@ -43,12 +44,17 @@ class Stop:
         return JobError("killed", f"the job was stopped by {name}", "start it again, or resume the run")
 
 
-def wait(child: subprocess.Popen[bytes], stop: Stop) -> int:
-    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree."""
+def wait(child: subprocess.Popen[bytes], stop: Stop, over: Callable[[], bool] | None = None) -> int:
+    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree.
+
+    Where `over` says that nothing more can come of the child, it is killed: the end of a torchrun takes seconds.
+    """
     deadline: float | None = None
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_POLL_SECONDS)
+        if over is not None and over():
+            child.kill()
         if stop.signal is None:
             continue
         if deadline is None:

@@ -11,9 +11,10 @@ import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gpuplan_job.contract import JOB_DIR_VARIABLE
+from gpuplan_job.failures import RANKS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,20 +44,33 @@ class Nodes:
         """Return how many of a job's processes this machine runs."""
         return world_size // self.count
 
+    def ranks_here(self, world_size: int) -> range:
+        """Return the ranks of those processes."""
+        processes = self.processes_here(world_size)
+        return range(self.rank * processes, (self.rank + 1) * processes)
+
+
+def task_of(job_input: JobInput) -> Literal["train", "lr_find", "find_batch"]:
+    """Return the module that does a job."""
+    if job_input.train:
+        return "train"
+    return "lr_find" if job_input.sweep else "find_batch"
+
 
 def command(job_input: JobInput, source: Path, folder: Path, nodes: Nodes) -> list[str]:
-    """Return the command of a job's child: the task itself, or this Python's torchrun."""
-    task = "gpuplan_job.train" if job_input.train else "gpuplan_job.lr_find"
+    """Return the command of a job's child: the task itself, or this Python's torchrun; either way watched by `rank`."""
+    task = f"gpuplan_job.{task_of(job_input)}"
+    watched = ["-m", "gpuplan_job.rank", str(folder / RANKS_FOLDER), task, str(source), str(folder)]
     world_size = job_input.batch.world_size
     if world_size == 1:
-        return [sys.executable, "-m", task, str(source), str(folder)]
+        return [sys.executable, *watched]
     if nodes.count == 1:
         meeting = ["--standalone", "--local-addr=127.0.0.1"]
     else:
         meeting = [f"--nnodes={nodes.count}", f"--node-rank={nodes.rank}"]
         meeting += [f"--master-addr={nodes.address}", f"--master-port={nodes.port}"]
     torchrun = ["torch.distributed.run", *meeting, f"--nproc-per-node={nodes.processes_here(world_size)}"]
-    return [sys.executable, "-m", *torchrun, "-m", task, str(source), str(folder)]
+    return [sys.executable, "-m", *torchrun, *watched]
 
 
 def environment(base: Mapping[str, str], folder: Path, processes: int, cpus: int, nodes: Nodes) -> dict[str, str]:

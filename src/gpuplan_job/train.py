@@ -73,6 +73,7 @@ def fit(
     from gpuplan_job.epoch_draws import EpochDraws
     from gpuplan_job.fail_fast import FailFast
     from gpuplan_job.figures import EpochFigures
+    from gpuplan_job.logged import Logged
     from gpuplan_job.manifest import Owner
     from gpuplan_job.measuring import Measuring
     from gpuplan_job.training_progress import TrainingProgress
@@ -92,6 +93,7 @@ def fit(
     figures = EpochFigures(batches, job_input.train.learning_rate)
     measuring = Measuring(device, batches)
     keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input), figures)
+    logged = Logged(job_input, folder, process.rank, _say_of_logger)
     files = checkpoint_io.CheckpointFiles()
     # The order counts: an epoch is drawn, then averaged and summed up, and one that is reported is one that is kept.
     callbacks = [
@@ -100,10 +102,12 @@ def fit(
         figures,
         measuring,
         keeper,
-        TrainingProgress(job_input.step, figures, _print),
+        logged,
+        TrainingProgress(job_input.step, figures, logged.and_log(_print)),
         FailFast(folder, job_input, process),
     ]
     trainer = _trainer(job_input, folder, (device, process), callbacks, (files, batches))
+    trainer.loggers = [*logged.loggers]
     # The ranks must agree on a checkpoint before Lightning asks for it; its own set-up finds this done.
     trainer.strategy.setup_environment()
     files.resumed = checkpoint_io.shared(keeper.find(_say) if process.rank == 0 else None, process)
@@ -218,6 +222,10 @@ def _quieten() -> None:
 
 def _say(text: str) -> None:
     sys.stderr.write(f"checkpoints: {text}\n")
+
+
+def _say_of_logger(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _print(progress: Progress) -> None:

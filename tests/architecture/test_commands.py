@@ -19,8 +19,10 @@ FURNITURE = {
     "infra_place",
     "live_prices",
     "options",
+    "own_code",
     "planning",
     "progress",
+    "range_tests",
     "runs",
 }
 """Modules of the folder that are no command."""

@@ -61,7 +61,7 @@ def build(name: str, instance: str = "g5") -> LaunchPlan:
 
 
 def test_there_are_pipelines() -> None:
-    assert {"lr", "lr-then-train", "train"} <= set(PIPELINES)
+    assert {"batch-then-lr-then-train", "find-batch", "lr", "lr-then-train", "train"} <= set(PIPELINES)
 
 
 @EVERY_PLAN
@@ -82,23 +82,25 @@ def test_a_plan_names_its_pipeline_and_its_steps_in_the_order_in_which_they_run(
     assert plan.pipeline == name
     steps = [step.name for step in plan.steps]
     assert steps
-    assert steps == [step for step in ("lr-find", "train") if step in steps]
+    assert steps == [step for step in ("find-batch", "lr-find", "train") if step in steps]
 
 
 @EVERY_PLAN
 def test_lr_find_and_train_use_the_same_per_gpu_batch(name: str, instance: str) -> None:
     plan = build(name, instance)
-    assert {step.batch.per_gpu for step in plan.steps} == {32}
     assert plan.batch.lr_find.per_gpu == plan.batch.train.per_gpu == 32
     for step in plan.steps:
-        assert step.batch == (plan.batch.lr_find if step.name == "lr-find" else plan.batch.train)
         assert step.gpus == step.batch.world_size
+        if step.name != "find-batch":
+            assert step.batch.per_gpu == 32
+            assert step.batch == (plan.batch.lr_find if step.name == "lr-find" else plan.batch.train)
 
 
 @EVERY_PLAN
 def test_a_step_has_a_sweep_when_and_only_when_it_is_lr_find(name: str, instance: str) -> None:
     for step in build(name, instance).steps:
         assert (step.sweep is not None) == (step.name == "lr-find")
+        assert (step.search is not None) == (step.name == "find-batch")
 
 
 @EVERY_PLAN
@@ -107,7 +109,8 @@ def test_every_step_can_be_told_to_a_job(name: str, instance: str) -> None:
     for step in plan.steps:
         job = job_input(plan, step, run_id="r-1", attempt=1, learning_rate=0.05)
         assert JobInput.from_json(job.to_json()) == job
-        assert (job.sweep is None) == (job.train is not None)
+        assert (job.train is not None) == (step.name == "train")
+        assert (job.sweep, job.batch_search) == (step.sweep, step.search)
         assert job.plan_id == plan.plan_id
 
 
@@ -131,7 +134,7 @@ def test_a_pipeline_builds_or_says_what_it_needs(name: str, learning_rate: float
 @EVERY_PIPELINE
 def test_too_little_data_is_refused(name: str) -> None:
     few = inputs("g5", learning_rate=0.05 if name == "train" else None)
-    few = PlanInputs(few.settings, few.profile, data.describe("fake:1x8x8:2:30"), few.traces, few.payload_sha256, "0")
+    few = PlanInputs(few.settings, few.profile, data.describe("fake:1x8x8:2:8"), few.traces, few.payload_sha256, "0")
     with pytest.raises(UsageError, match="fewer than one global batch"):
         base.load(name).build(few)
 

@@ -15,7 +15,10 @@ from gpuplan.core.errors import ExitCode, GpuplanError, MayBeBillingError
 from gpuplan.core.job_state import JobState
 from gpuplan.engine.run import Engine
 from gpuplan.planning.money.cost import Cost
-from gpuplan.store.events import CancelRequested, Planned, Resumed
+from gpuplan.reports.layout import console, rendered
+from gpuplan.reports.run_document import run_document
+from gpuplan.reports.run_text import run_text
+from gpuplan.store.events import CancelRequested, Cause, Planned, Resumed
 from gpuplan.store.sqlite import RunStore
 from gpuplan_job.contract import FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure, JobInput, LrResult
 from gpuplan_job.decision import decide
@@ -164,6 +167,28 @@ def test_a_failed_job_tells_its_own_cause_and_resume_makes_a_new_attempt(bench: 
     record = bench.drive()
     assert record.state == "succeeded"
     assert [attempt.number for attempt in record.step("lr-find").attempts] == [1, 2]
+
+
+def test_the_record_keeps_what_the_failed_rank_said_last_and_how_it_ended(bench: Bench, make_plan: MakePlan) -> None:
+    def results(job: JobInput) -> dict[str, bytes]:
+        failure = Failure(
+            RUN, job.step, job.attempt, "killed", "ended", "retry", rank=1, signal="SIGKILL", last_lines=["one", "two"]
+        )
+        return {FAILURE_FILE: failure.to_json().encode()}
+
+    bench.start(make_plan())
+    record = bench.drive(Script(states=(JobState.RUNNING, JobState.FAILED), results=results))
+    assert record.failure is not None
+    assert record.failure.cause == Cause(kind="killed", rank=1, signal="SIGKILL", last_lines=("one", "two"))
+    assert record.failure.why == "cause: killed, its process ended with SIGKILL"
+    text = rendered(run_text(record, lambda handle, name: f"{handle}/{name}", None), console())
+    shown = "\n".join(text)
+    assert "last lines" in shown
+    assert shown.index("one") < shown.index("two")
+    failure = run_document(record, lambda handle, name: f"{handle}/{name}")["failure"]
+    assert (failure["kind"], failure["rank"], failure["signal"]) == ("killed", 1, "SIGKILL")
+    assert failure["last_lines"] == ["one", "two"]
+    assert failure["job_exit_code"] == {"unknown": "ended by SIGKILL"}
 
 
 def test_a_job_that_dies_without_a_word_points_to_its_log(bench: Bench, make_plan: MakePlan) -> None:

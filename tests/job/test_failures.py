@@ -39,7 +39,14 @@ class Broken(Dataset[int]):
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. shared memory"), "disk"),
         (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "killed"),
         (RuntimeError("CUDA error: no kernel image is available for execution on the device"), "device"),
-        (torch.distributed.DistBackendError("NCCL error in: ..."), "device"),
+        (torch.distributed.DistBackendError("NCCL error in: ..."), "communication"),
+        (RuntimeError("[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [127.0.0.1]:5"), "communication"),
+        (RuntimeError("[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(...)"), "stall"),
+        (RuntimeError("[gloo/transport/tcp/unbound_buffer.cc:81] Timed out waiting 1800000ms for recv"), "stall"),
+        (RuntimeError("NCCL error: unhandled cuda error, out of memory"), "out-of-memory"),
+        (RuntimeError("[enforce fail at inline_container.cc:664] PytorchStreamWriter failed writing"), "disk"),
+        (OSError(errno.EFBIG, "File too large"), "disk"),
+        (OSError("image file is truncated (3 bytes not processed)"), "data"),
         (ContractError("JobInput.batch: missing"), "usage"),
         (JobError("user-code", "diverged", "lower"), "user-code"),
         (KeyboardInterrupt(), "killed"),
@@ -64,7 +71,9 @@ def test_the_first_writer_wins(tmp_path: Path, train_input: JobInput) -> None:
     assert not write_failure(tmp_path, train_input, DataError("echo"), rank=0)
     failure = Failure.from_json((tmp_path / "failure.json").read_bytes())
     assert (failure.message, failure.rank, failure.run_id, failure.attempt) == ("first", 1, "run-1", 1)
-    assert [path.name for path in tmp_path.iterdir()] == ["failure.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["failure.json", "ranks"]
+    reports = [Failure.from_json(path.read_bytes()) for path in sorted((tmp_path / "ranks").iterdir())]
+    assert [(report.rank, report.message) for report in reports] == [(0, "echo"), (1, "first")]
 
 
 def test_a_message_with_bytes_that_are_no_text_is_written_all_the_same(tmp_path: Path) -> None:

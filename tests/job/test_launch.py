@@ -161,14 +161,18 @@ def test_a_stop_ends_the_whole_tree_and_is_recorded(job: Callable[[str], Job], n
 def test_a_child_killed_from_outside_is_reported_with_the_signal(job: Callable[[str], Job]) -> None:
     attempt = job(KILLS_ITSELF)
     code, _ = attempt.run()
-    assert code == attempt.exit_code == 1
-    assert (attempt.failure.kind, "SIGKILL" in attempt.failure.message) == ("killed", True)
+    assert code == attempt.exit_code == 128 + 9
+    failure = attempt.failure
+    assert (failure.kind, failure.rank, failure.signal) == ("killed", 0, "SIGKILL")
+    assert "SIGKILL" in failure.message
 
 
-@pytest.mark.parametrize(("script", "kind"), [("", "internal"), ("raise SystemExit(3)", "killed")])
-def test_a_child_without_result_or_reason_is_a_failure(job: Callable[[str], Job], script: str, kind: str) -> None:
+@pytest.mark.parametrize(("script", "kind", "code"), [("", "internal", 1), ("raise SystemExit(3)", "crash", 19)])
+def test_a_child_without_result_or_reason_is_a_failure(
+    job: Callable[[str], Job], script: str, kind: str, code: int
+) -> None:
     attempt = job(script)
-    assert attempt.run()[0] == attempt.exit_code == 1
+    assert attempt.run()[0] == attempt.exit_code == code
     assert attempt.failure.kind == kind
 
 
@@ -177,14 +181,14 @@ def test_a_failure_the_child_wrote_is_kept(job: Callable[[str], Job]) -> None:
     attempt = job(
         f"import pathlib, sys\n(pathlib.Path(sys.argv[2]) / 'failure.json').write_text({failure.to_json()!r})"
     )
-    assert attempt.run()[0] == attempt.exit_code == 1
+    assert attempt.run()[0] == attempt.exit_code == 11
     assert attempt.failure == failure
 
 
 def test_a_missing_torch_is_named_with_the_command_that_brings_it(job: Callable[[str], Job]) -> None:
     attempt = job(SUCCEEDS)
     code, _ = attempt.run("-S")  # without site-packages
-    assert code == attempt.exit_code == 1
+    assert code == attempt.exit_code == 12
     assert attempt.failure.kind == "import"
     assert "torch, torchvision, pytorch_lightning not installed" in attempt.failure.message
     assert attempt.failure.fix == "pip install 'gpuplan[local]'"
@@ -193,7 +197,7 @@ def test_a_missing_torch_is_named_with_the_command_that_brings_it(job: Callable[
 def test_an_unreadable_input_is_reported(job: Callable[[str], Job]) -> None:
     attempt = job(SUCCEEDS)
     attempt.source.write_text("{")
-    assert attempt.run()[0] == attempt.exit_code == 1
+    assert attempt.run()[0] == attempt.exit_code == 2
     assert (attempt.failure.kind, attempt.failure.run_id) == ("usage", "")
 
 

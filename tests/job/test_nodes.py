@@ -86,6 +86,6 @@ def test_a_failure_on_the_second_host_is_told_by_it(tmp_path: Path, job_input: J
     started = [start(root, host, broken, HOSTS) for root, host in zip(roots, HOSTS, strict=True)]
     for process in started:
         process.communicate(timeout=240)
-    assert [process.returncode for process in started] == [1, 1]
+    assert [process.returncode for process in started] == [11, 11]
     for root, name in zip(roots, ["failure.json", f"failure-{HOSTS[1]}.json"], strict=True):
         assert Failure.from_json((root / "checkpoints" / "results" / name).read_bytes()).kind == "data"

@@ -111,6 +111,7 @@ def test_a_job_leaves_its_result_with_digests_and_its_checkpoints(container: Cal
     assert job.exit == {"code": 0, "files": {"train_result.json": sha256_hex(result)}}
     assert json.loads(result)["input"] == job.job_input.to_json()
     assert (job.root / "checkpoints" / "best.ckpt").read_text() == "weights"
+    assert (job.root / "output" / "gpuplan-job" / "logs").resolve() == job.root / "checkpoints" / "logs"
     assert not (job.root / "output" / "failure").exists()
     assert "host algo-1, 1 of 1: 1 processes here" in said
 
@@ -149,9 +150,9 @@ def test_the_training_channel_reaches_the_job_only_where_there_is_one(container:
 
 def test_a_job_that_fails_says_why_to_the_client_and_to_sagemaker(container: Callable[[str], Container]) -> None:
     job = container(FAILS)
-    assert job.run()[0] == 1
+    assert job.run()[0] == 11
     assert job.failure.kind == "data"
-    assert job.exit == {"code": 1, "files": {"failure.json": sha256_hex(job.published("failure.json"))}}
+    assert job.exit == {"code": 11, "files": {"failure.json": sha256_hex(job.published("failure.json"))}}
     assert job.reason == ("no images. " * 150)[:1000]
 
 
@@ -259,9 +260,9 @@ def test_a_full_disk_is_reported_from_the_room_kept_free(container: Callable[[st
     done = subprocess.run(command, env=settings, capture_output=True, text=True, check=False, timeout=60)
     if done.returncode == 77 or "unshare" in done.stderr:
         pytest.skip("no right to mount")
-    assert done.returncode == 1
+    assert done.returncode == 14
     assert Failure.from_json((kept / "failure.json").read_bytes()).kind == "disk"
-    assert json.loads((kept / "exit.json").read_text())["code"] == 1
+    assert json.loads((kept / "exit.json").read_text())["code"] == 14
     assert (kept / "failure").read_text().startswith("no space is left")
 
 

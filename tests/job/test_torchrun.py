@@ -80,8 +80,18 @@ def started(folder: Path, job_input: JobInput) -> subprocess.Popen[str]:
 
 
 def ranks(folder: Path) -> list[int]:
-    """Return the processes that train, without torchrun and the launcher."""
+    """Return the processes of the ranks, without torchrun and the launcher."""
     return [pid for pid in of_job(folder) if b"RANK=" in Path(f"/proc/{pid}/environ").read_bytes()]
+
+
+def trains(folder: Path, rank: int) -> int:
+    """Return the process that trains as a rank, without the one that watches it."""
+    found = [pid for pid in ranks(folder) if f"RANK={rank}".encode() in environment(pid)]
+    return next(pid for pid in found if b"gpuplan_job.rank" not in Path(f"/proc/{pid}/cmdline").read_bytes())
+
+
+def environment(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def wait_until_empty(folder: Path) -> None:
@@ -117,10 +127,11 @@ def test_a_killed_launcher_takes_torchrun_and_all_ranks_with_it(tmp_path: Path, 
 def test_a_killed_rank_ends_the_job_and_is_not_blamed_on_gpuplan(tmp_path: Path, train_input: JobInput) -> None:
     folder = tmp_path / "attempt"
     process = started(folder, small(train_input, epochs=5000, world_size=2))
-    os.kill(ranks(folder)[0], signal.SIGKILL)
+    os.kill(trains(folder, rank=1), signal.SIGKILL)
     process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert Failure.from_json((folder / "failure.json").read_bytes()).kind == "killed"
+    assert process.returncode == 128 + signal.SIGKILL
+    failure = Failure.from_json((folder / "failure.json").read_bytes())
+    assert (failure.kind, failure.rank, failure.signal) == ("killed", 1, "SIGKILL")
     assert of_job(folder) == []
 
 

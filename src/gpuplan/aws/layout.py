@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from gpuplan_job.contract import LOGS_FOLDER
+
 _SCHEME = "sagemaker://"
 _NAME = re.compile(r"(?P<run_id>[a-z0-9-]+-[0-9a-hjkmnp-tv-z]{13})-(?P<step>[a-z][a-z-]*)-(?P<attempt>[0-9]+)")
 """A run id is a slug and 13 symbols of base 32 (see `core.names.run_id`)."""
@@ -41,6 +43,8 @@ class AttemptPlace:
 
     def file(self, name: str) -> str:
         """Return the key of a file by its name in the job's folder."""
+        if name == LOGS_FOLDER or name.startswith(f"{LOGS_FOLDER}/"):
+            return f"{self.checkpoints}{name}"
         return f"{self.root}{name}" if name.startswith(_CHECKPOINTS) else self.published(name)
 
 

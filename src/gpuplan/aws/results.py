@@ -88,4 +88,5 @@ class Results:
         found = [self._objects.get(key) for key in sorted(self._objects.list(self._place.mirrored(stem)))]
         if not found:
             raise FileNotFoundError(FAILURE_FILE)
-        return next((text for text in found if b'"kind":"killed"' not in text), found[0])
+        causes = [text for text in found if b'"echo":true' not in text] or found
+        return next((text for text in causes if b'"kind":"killed"' not in text), causes[0])

@@ -65,7 +65,7 @@ def request(
 ) -> dict[str, Any]:
     """Return the request without its tags; `training_data` is the s3:// URL of the data set, if it has one.
 
-    A range test opens a small part of a data set, so SageMaker must not copy all of it first; a training opens every
+    A search opens a small part of a data set, so SageMaker must not copy all of it first; a training opens every
     sample in every epoch, so it is copied once, as are samples that lie many in an object.
     """
     channels = [_channel("code", site.uri(site.code))]
@@ -127,7 +127,7 @@ def tags(job: JobInput, body: Mapping[str, Any], owner: str, expires_at: datetim
 
 
 def _mode(job: JobInput) -> InputMode:
-    return "FastFile" if job.sweep and data.streams(job.workload.data) else "File"
+    return "FastFile" if not job.train and data.streams(job.workload.data) else "File"
 
 
 def _channel(name: str, uri: str | dict[str, str], mode: InputMode = "File") -> dict[str, Any]:

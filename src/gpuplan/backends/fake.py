@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from gpuplan.backends.base import JobHandle, JobSpec, JobStatus, LogPage, Request
 from gpuplan.core.errors import GpuplanError
 from gpuplan.core.job_state import JobState
-from gpuplan_job import contract, document
+from gpuplan_job import batch_search, contract, document
 from gpuplan_job.decision import decide
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ _SCHEME = "fake://"
 _INITIAL_LOSS = 2.3
 _FALL, _FALL_AT = 1.6, 0.05
 _BLOW_UP_AT = 1.0
+_CAPACITY_GIB, _FIXED_GIB, _GIB_PER_SAMPLE = 1.0, 0.25, 0.02
 
 
 def create(home: Path, aws: Aws) -> FakeBackend:
@@ -36,6 +37,8 @@ def create(home: Path, aws: Aws) -> FakeBackend:
 
 def synthetic_results(job: contract.JobInput) -> dict[str, bytes]:
     """Return the files a healthy job of that input would write: a clean curve, or a training that learns."""
+    if job.batch_search is not None:
+        return {contract.BATCH_RESULT_FILE: _batch_result(job, job.batch_search).to_json().encode()}
     if job.sweep is not None:
         return {contract.LR_RESULT_FILE: _lr_result(job, job.sweep).to_json().encode()}
     return {contract.TRAIN_RESULT_FILE: _train_result(job).to_json().encode()}
@@ -184,6 +187,40 @@ def _lr_result(job: contract.JobInput, sweep: contract.SweepSpec) -> contract.Lr
         versions={"fake": "1"},
     )
     return replace(result, decision=decide(result))
+
+
+def _batch_result(job: contract.JobInput, spec: contract.BatchSearchSpec) -> contract.BatchResult:
+    capacity = spec.memory_gib or _CAPACITY_GIB
+
+    def trial(batch: int) -> contract.BatchTrial:
+        peak = _FIXED_GIB + _GIB_PER_SAMPLE * batch
+        if peak > capacity:
+            return contract.BatchTrial(batch, "out-of-memory")
+        return contract.BatchTrial(batch, "ran", peak, 0.001 * batch, 1000.0)
+
+    search = batch_search.Search(spec, job.batch.per_gpu, capacity)
+    choice = batch_search.run(search, trial)
+    if choice is None:
+        raise GpuplanError(f"a fake device of {capacity} GiB holds no batch")
+    chosen = next(tried for tried in search.trials if tried.batch == choice.chosen)
+    return contract.BatchResult(
+        run_id=job.run_id,
+        step=job.step,
+        attempt=job.attempt,
+        input_sha256=document.sha256_hex(job.to_json()),
+        workload=job.workload,
+        search=spec,
+        batch=job.batch,
+        precision=job.workload.precision,
+        capacity_gib=capacity,
+        reserved_gib=0.0,
+        trials=search.trials,
+        chosen=choice.chosen,
+        largest=choice.largest,
+        fastest=choice.fastest,
+        measured=contract.Measured(0.001 * choice.chosen, 1000.0, chosen.peak_gib, "fake"),
+        versions={"fake": "1"},
+    )
 
 
 def _train_result(job: contract.JobInput) -> contract.TrainResult:

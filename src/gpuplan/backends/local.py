@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 LOG_FILE = "log.txt"
 _STOP_REQUEST = "stop-requested"
+_EXTRAS = {"mlflow", "wandb"}
+"""Loggers that an extra of the same name brings."""
 _SCHEME = "local://"
 _LAUNCH_SECONDS = 20.0
 _STOP_SECONDS = 25.0  # more than the launcher's own grace before it kills
@@ -83,6 +85,7 @@ class LocalBackend:
                 why=f"backend local runs jobs with {self._python}",
                 fix="pip install 'gpuplan[local]'",
             )
+        _require_loggers(request.body["input"]["loggers"])
         folder = Path(request.body["folder"])
         text = document.canonical_json(request.body["input"])
         try:
@@ -210,6 +213,20 @@ class LocalBackend:
                 "the job's launcher did not start",
                 why=f"exit code {process.returncode}" if process.returncode is not None else "it took no claim in time",
                 fix=f"read {folder / LOG_FILE}",
+            )
+
+
+def _require_loggers(names: list[str]) -> None:
+    """Refuse to start without a logger that was asked for: to find out after the training would be late.
+
+    Raises:
+        UsageError: one of them is not installed here.
+    """
+    for name in names:
+        if name in _EXTRAS and importlib.util.find_spec(name) is None:
+            raise UsageError(
+                f"--loggers names {name}, which is not installed in this environment",
+                fix=f"pip install 'gpuplan[{name}]'    or leave {name} out of --loggers",
             )
 
 

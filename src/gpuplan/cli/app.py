@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": "The same workload on every instance: does it fit, hours, dollars; starts nothing.",
     "memory": "What a training step takes on a GPU, by kind and module; the largest safe batch.",
     "find-lr": "Find the learning rate alone, on one GPU of this machine or of AWS.",
+    "find-batch": "Find the largest safe batch alone, and the fastest, on one GPU of the training's kind.",
     "launch": "Run a pipeline: find the learning rate, carry it over, train on all GPUs.",
     "resume": "Go on with a run where it stopped.",
     "status": "What became of a run.",

@@ -14,6 +14,7 @@ import typer
 
 from gpuplan.cli.account import backend_of
 from gpuplan.cli.options import Output
+from gpuplan.cli.planning import build
 from gpuplan.cli.progress import display
 from gpuplan.core import payload
 from gpuplan.core.clock import SystemClock
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
+    from gpuplan.planning.plan import FoundBatch, LaunchPlan
     from gpuplan.reports.run_now import RunNow
     from gpuplan.store.events import Event
     from gpuplan.store.record import RunRecord
@@ -63,11 +65,11 @@ def drive(
     with store.driving(run_id, take_over=take_over):
         if first is not None:
             store.append(run_id, first)
-        shown = display()
+        shown = display(record, clock)
         _detach_on_hangup()
         _say_if_changed(record)
         try:
-            record = Engine(store, backend, clock, shown).drive(run_id, detach=detach)
+            record = Engine(store, backend, clock, shown, _at_found_batch).drive(run_id, detach=detach)
             if record.exit_code is None:
                 code = ExitCode.INTERRUPTED
         except KeyboardInterrupt:
@@ -174,3 +176,15 @@ def _detach_on_hangup() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup a hangup means nothing
             signal.signal(number, interrupt)
+
+
+def _at_found_batch(plan: LaunchPlan, found: FoundBatch) -> LaunchPlan:
+    """Return what a plan becomes at the batch that its find-batch found; its steps stay the same ones.
+
+    Raises:
+        UsageError: as `build`.
+    """
+    held = plan.provenance
+    workload = held.settings.workload.model_copy(update={"per_gpu_batch": found.per_gpu})
+    settings = held.settings.model_copy(update={"workload": workload})
+    return build(settings, held.live_prices, held.lr_source, found)

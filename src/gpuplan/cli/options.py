@@ -59,6 +59,7 @@ _OF_A_TRAINING = {
     "launch.max_hours",
     "lr.learning_rate",
 }
+_NOT_OF_A_SEARCH = {"launch.pipeline", "launch.spot", "launch.max_hours"}
 _ALIASES = {"workload.per_gpu_batch": "--batch-size"}
 """Other flags where one GPU runs, so that there is but one batch."""
 _ACCOUNT = {"aws.region", "aws.profile", "aws.bucket", "aws.prefix", "aws.stack"}
@@ -99,7 +100,13 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_range_test(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(given, ...)` the options of a range test alone, without those of a training that it has not."""
-    fields = [field for field in setting_fields() if field.key not in _OF_A_TRAINING]
+    fields = [f for f in setting_fields() if f.section != "find_batch" and f.key not in _OF_A_TRAINING]
+    return _with_fields(command, fields, aliases=_ALIASES)
+
+
+def with_batch_search(command: Callable[..., None]) -> Callable[..., None]:
+    """Give `command(given, ...)` the options of a batch search alone: no learning rate, no spot, no end."""
+    fields = [field for field in setting_fields() if field.section != "lr" and field.key not in _NOT_OF_A_SEARCH]
     return _with_fields(command, fields, aliases=_ALIASES)
 
 

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from gpuplan.cli.options import Given
     from gpuplan.planning.advice.critical_batch import GpuOption
-    from gpuplan.planning.plan import LaunchPlan
+    from gpuplan.planning.plan import FoundBatch, LaunchPlan
     from gpuplan.planning.reuse import LrSource
     from gpuplan.profiles.hardware import Gpu
     from gpuplan.profiles.prices import LivePrices
@@ -117,24 +117,29 @@ def over_defaults(upper: Layers, profile: InstanceProfile) -> Layers:
     return layers
 
 
-def build(settings: Settings, live_prices: LivePrices | None = None, lr_source: LrSource | None = None) -> LaunchPlan:
-    """Return the plan that complete settings lead to today, at prices that AWS answered, with a stored range test.
+def build(
+    settings: Settings,
+    live_prices: LivePrices | None = None,
+    lr_source: LrSource | None = None,
+    found_batch: FoundBatch | None = None,
+) -> LaunchPlan:
+    """Return the plan that complete settings lead to today, with what AWS answered and what runs have measured.
 
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
     """
     inputs = gather(settings, resolve_profile(settings.launch.instance), live_prices)
-    return built(replace(inputs, lr_source=lr_source))
+    return built(replace(inputs, lr_source=lr_source, found_batch=found_batch))
 
 
 def again(plan: LaunchPlan, settings: Settings | None = None) -> LaunchPlan:
-    """Return what a plan's settings, or others, lead to today, with the prices and the range test that it holds.
+    """Return what a plan's settings, or others, lead to today, with the prices and measurements that it holds.
 
     Raises:
         UsageError: as `build`.
     """
     held = plan.provenance
-    return build(settings or held.settings, held.live_prices, held.lr_source)
+    return build(settings or held.settings, held.live_prices, held.lr_source, held.found_batch)
 
 
 def built(inputs: PlanInputs) -> LaunchPlan:
@@ -197,10 +202,7 @@ def gather(
 
 
 def _types(profile: InstanceProfile) -> list[str]:
-    """Return the instance types whose prices a plan may depend on.
-
-    They are the profile's, whatever may run lr-find, and those with more or fewer of the training's GPUs.
-    """
+    """Return the instance types whose prices count: the profile's, any for lr-find, any with the training's GPU."""
     own = [shape.instance_type for shape in (profile.train, *profile.finders)]
     others = [
         shape

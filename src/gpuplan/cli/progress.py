@@ -10,23 +10,27 @@ from typing import TYPE_CHECKING, Protocol
 import typer
 
 from gpuplan.core.job_state import JobState
-from gpuplan.core.units import learning_rate, significant
+from gpuplan.core.units import learning_rate
+from gpuplan.engine.account import spending
 from gpuplan.planning.advice.critical_batch import CriticalBatch
+from gpuplan.planning.limits import at_most
 from gpuplan.reports.critical_batch_text import critical_batch_blocks, verdict_text
 from gpuplan.reports.decision_text import decision_facts
 from gpuplan.reports.layout import console, rendered
-from gpuplan.reports.run_text import replanned_text
+from gpuplan.reports.progress_text import money_text, progress_line, values_text
+from gpuplan.reports.run_text import planned_again_lines, replanned_text
 from gpuplan.store import events as ev
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
+    from gpuplan.core.clock import Clock
+    from gpuplan.store.record import RunRecord
     from gpuplan_job.contract import Progress
 
 _PLAIN_SECONDS = 5.0
 """A plain line at most this often: logs of CI are read, not watched."""
-_ORDER = ("loss", "learning_rate", "samples_per_second", "val_loss", "val_accuracy")
 
 
 class Display(Protocol):
@@ -45,32 +49,50 @@ class Display(Protocol):
         ...
 
 
-def display() -> Display:
-    """Return the display that fits stderr."""
-    return Live() if sys.stderr.isatty() else Plain()
+def display(record: RunRecord, clock: Clock) -> Display:
+    """Return the display of a run that fits stderr, from where its record stands."""
+    meter = Meter(record, clock)
+    return Live(meter) if sys.stderr.isatty() else Plain(meter)
+
+
+class Meter:
+    """The run's dollars so far, from its record and the events since; nothing where nothing is billed."""
+
+    def __init__(self, record: RunRecord, clock: Clock) -> None:
+        self._plan = record.plan
+        self._clock = clock
+        self._spending = spending(record)
+        self._billed = any(step.limits for step in record.plan.steps)
+
+    def event(self, event: ev.Event) -> None:
+        """Take an event of the run in."""
+        self._spending = self._spending.after(event, self._plan, self._clock.now())
+
+    def __str__(self) -> str:
+        return money_text(self._spending.at(self._clock.now()), at_most(self._plan)) if self._billed else ""
 
 
 class Plain:
     """Lines, now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
         self._last = 0.0
         self._phase = ""
 
     def event(self, event: ev.Event) -> None:
         """Print the events a person cares about."""
+        self._meter.event(event)
         for line in event_lines(event):
             _say(line)
 
     def progress(self, progress: Progress) -> None:
         """Print a line if the phase is new or the last line is old."""
         now = time.monotonic()
-        ended_epoch = "val_accuracy" in progress.values
-        if progress.phase == self._phase and not ended_epoch and now - self._last < _PLAIN_SECONDS:
+        if progress.phase == self._phase and not progress.ends_epoch and now - self._last < _PLAIN_SECONDS:
             return
         self._last, self._phase = now, progress.phase
-        line = f"  {progress.step}: {progress.phase}, step {progress.done} of {progress.total}  {values_text(progress)}"
-        _say(line.rstrip())
+        _say(f"  {progress_line(progress, str(self._meter))}")
 
     def close(self) -> None:
         """Nothing to leave."""
@@ -85,15 +107,15 @@ def _say(line: str) -> None:
 class Live:
     """A bar for the running step, event lines above it."""
 
-    def __init__(self) -> None:
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    def __init__(self, meter: Meter) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+        self._meter = meter
         self._bar: RichProgress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.completed:.0f}/{task.total:.0f}"),
             TimeElapsedColumn(),
-            TimeRemainingColumn(),
             TextColumn("{task.fields[values]}"),
             console=console(stderr=True),
             transient=True,
@@ -103,6 +125,7 @@ class Live:
 
     def event(self, event: ev.Event) -> None:
         """Print above the bar; a step's end takes its bar away."""
+        self._meter.event(event)
         for line in event_lines(event):
             self._bar.console.print(line)
         if isinstance(event, ev.Observed) and event.state.terminal and self._task is not None:
@@ -119,7 +142,7 @@ class Live:
             description=text,
             completed=progress.done,
             total=progress.total,
-            values=values_text(progress),
+            values="  ".join(filter(None, (values_text(progress), str(self._meter)))),
         )
 
     def close(self) -> None:
@@ -139,6 +162,8 @@ def event_lines(event: ev.Event) -> list[str]:
             return [f"{event.step}: {event.state.value}{detail}"]
         case ev.Decided():
             return [f"{label + ': ' if label else ''}{text}" for label, text in decision_facts(event.decision)]
+        case ev.PlannedAgain():
+            return planned_again_lines(event.plan)
         case ev.Replanned():
             return [f"train: {replanned_text(event)}"]
         case ev.Advised() if isinstance(event.critical_batch, CriticalBatch):
@@ -147,15 +172,3 @@ def event_lines(event: ev.Event) -> list[str]:
             return [f"more GPUs: {verdict_text(event.critical_batch)}"]
         case _:
             return []
-
-
-def values_text(progress: Progress) -> str:
-    """Return a job's newest figures in a fixed order."""
-    names = {
-        "learning_rate": "LR",
-        "samples_per_second": "samples/s",
-        "val_loss": "val loss",
-        "val_accuracy": "val acc",
-    }
-    known = [name for name in _ORDER if name in progress.values]
-    return "  ".join(f"{names.get(name, name)} {significant(progress.values[name])}" for name in known)

@@ -57,7 +57,7 @@ def command(
 def _one(run: str | None, given: Given, output: Output) -> None:
     runs, run_id = find(run, given)
     clock = SystemClock()
-    shown = display()
+    shown = display(read(runs, run_id), clock)
     followed: set[str] = set()
     try:
         while True:

@@ -55,6 +55,18 @@ def duration(hours: float) -> str:
     return f"{significant(hours / 24, 2)} days"
 
 
+def time_left(seconds: float) -> str:
+    """Return how long something will still take, in its largest units: `14 h 20 min`, `3 min`, `40 s`, `2 d 5 h`."""
+    if seconds < 1.5 * _MINUTE:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / _MINUTE)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def learning_rate(value: float) -> str:
     """Return a learning rate with three significant digits, in the form people type: 0.0513 or 2.11e-05."""
     return f"{value:.3g}"

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.core.units import SECONDS_PER_HOUR
+from gpuplan.engine.spending import Running, Spending, dollars, usd_per_hour
 from gpuplan.store.events import Observed
 
 if TYPE_CHECKING:
@@ -40,17 +40,21 @@ def spent(record: RunRecord) -> Decimal | Unknown:
     return missing or sum((cost for cost in costs if isinstance(cost, Decimal)), Decimal(0))
 
 
+def spending(record: RunRecord) -> Spending:
+    """Return what a run's attempts that ended have cost, and those that run, each since it was seen to run."""
+    running = [
+        Running(step.name, attempt.number, usd_per_hour(planned), attempt.running_since)
+        for step in record.steps
+        if (planned := record.plan.step(step.name)) is not None
+        for attempt in step.attempts
+        if attempt.running_since is not None and not attempt.ended_at
+    ]
+    return Spending(spent(record), tuple(running))
+
+
 def so_far(record: RunRecord, now: datetime) -> Decimal | Unknown:
     """Return the US dollars of the run up to now: attempts that ended, and running ones since they were seen to run."""
-    total = spent(record)
-    for step in record.steps:
-        planned = record.plan.step(step.name)
-        for attempt in step.attempts:
-            if isinstance(total, Unknown) or planned is None or attempt.ended_at or attempt.running_since is None:
-                continue
-            more = _dollars(planned, (now - attempt.running_since).total_seconds())
-            total = more if isinstance(more, Unknown) else total + more
-    return total
+    return spending(record).at(now)
 
 
 def _cost(record: RunRecord, step: str, attempt: int, status: JobStatus, now: datetime) -> Decimal | Unknown:
@@ -66,7 +70,4 @@ def _cost(record: RunRecord, step: str, attempt: int, status: JobStatus, now: da
 
 
 def _dollars(step: StepPlan, seconds: float) -> Decimal | Unknown:
-    rate = step.rate_usd_per_hour
-    if isinstance(rate, Unknown):
-        return rate
-    return rate.amount * step.instances * Decimal(str(seconds)) / SECONDS_PER_HOUR
+    return dollars(usd_per_hour(step), seconds)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from gpuplan.backends.base import JobStatus
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import RunRecord
-    from gpuplan_job.contract import Failure, JobInput, LrResult, TrainResult
+    from gpuplan_job.contract import BatchResult, Failure, JobInput, LrResult, TrainResult
 
 _NOTHING = Decimal(0)
 _CHANGES_THE_PLAN = {"usage", "out-of-memory", "user-code"}
@@ -100,12 +100,28 @@ def job_error(run_id: str, job: JobInput, status: JobStatus, failure: Failure | 
             fix=f"gpuplan logs {run_id}    then: {resume}",
         )
     rank = "" if failure.rank is None else f" on rank {failure.rank}"
+    ended = failure.signal or ("" if failure.exit_code is None else f"exit code {failure.exit_code}")
+    why = f"cause: {failure.kind}{f', its process ended with {ended}' if ended else ''}"
     again = "gpuplan launch with that change" if failure.kind in _CHANGES_THE_PLAN else resume
     fix = f"{failure.fix or f'gpuplan logs {run_id}'}    then: {again}"
-    return JobFailedError(f"{job.step} failed{rank}: {failure.message}", why=f"cause: {failure.kind}", fix=fix)
+    return JobFailedError(f"{job.step} failed{rank}: {failure.message}", why=why, fix=fix)
 
 
-def as_data(result: LrResult | TrainResult) -> dict[str, Any]:
+def cause(failure: Failure | None) -> ev.Cause | None:
+    """Return what the record keeps of a job's own account of its failure."""
+    if failure is None:
+        return None
+    return ev.Cause(
+        kind=failure.kind,
+        rank=failure.rank,
+        exit_code=failure.exit_code,
+        signal=failure.signal,
+        where=failure.where,
+        last_lines=tuple(failure.last_lines),
+    )
+
+
+def as_data(result: LrResult | TrainResult | BatchResult) -> dict[str, Any]:
     """Return a result as the JSON-ready data that an event holds."""
     data: dict[str, Any] = json.loads(result.to_json())
     return data

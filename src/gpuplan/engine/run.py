@@ -20,7 +20,7 @@ from gpuplan.core.errors import (
 )
 from gpuplan.core.failpoint import failpoint
 from gpuplan.core.job_state import JobState
-from gpuplan.engine import conclude, verify
+from gpuplan.engine import conclude, planned_again, verify
 from gpuplan.engine.account import observed
 from gpuplan.engine.attempt import job_spec
 from gpuplan.engine.cancel import confirm_stopped
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from gpuplan.core.clock import Clock
     from gpuplan.core.errors import ExitCode
     from gpuplan.engine.observer import Observer
+    from gpuplan.engine.planned_again import Planner
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.record import Attempt, RunRecord
     from gpuplan_job.contract import JobInput
@@ -64,6 +65,8 @@ class Engine:
     backend: Backend
     clock: Clock
     observer: Observer
+    planner: Planner = planned_again.nobody
+    """Makes the plan again at a batch that was found; only runs with a find-batch need one."""
 
     def drive(self, run_id: str, *, detach: bool = False) -> RunRecord:
         """Take a run from wherever its record stands to its end, and return the final record.
@@ -75,9 +78,11 @@ class Engine:
             StoreError: the record cannot be written; nothing is submitted after that.
         """
         record = self.store.record(run_id)
-        for step in record.plan.steps:
+        for name in [step.name for step in record.plan.steps]:
+            # As planned by now: what one step measured may have changed the next.
+            step = next(step for step in record.plan.steps if step.name == name)
             record = self._advance(run_id, step, detach=detach)
-            if record.state in {"failed", "cancelled"} or not record.step(step.name).done:
+            if record.state in {"failed", "cancelled"} or not record.step(name).done:
                 break
             failpoint("between-steps")
         return record
@@ -183,13 +188,18 @@ class Engine:
         if status.state is not JobState.SUCCEEDED and self._cancelling(run_id):
             return self._note(run_id, ev.Cancelled())
         if status.state is not JobState.SUCCEEDED:
-            error = conclude.job_error(run_id, job, status, verify.failure(self.backend, handle))
-            return self._fail(run_id, job, error, error.exit_code)
+            failure = verify.failure(self.backend, handle)
+            error = conclude.job_error(run_id, job, status, failure)
+            return self._fail(run_id, job, error, error.exit_code, conclude.cause(failure))
         try:
-            if step.sweep is not None:
+            if step.search is not None:
+                batch = verify.batch_result(self.backend, handle, job)
+                failpoint("after-result-before-record")
+                event: ev.Event = ev.BatchFound(step=job.step, attempt=job.attempt, result=conclude.as_data(batch))
+            elif step.sweep is not None:
                 found = verify.lr_result(self.backend, handle, job)
                 failpoint("after-result-before-record")
-                event: ev.Event = ev.Measured(step=job.step, attempt=job.attempt, result=conclude.as_data(found))
+                event = ev.Measured(step=job.step, attempt=job.attempt, result=conclude.as_data(found))
             else:
                 trained = verify.train_result(self.backend, handle, job)
                 failpoint("after-result-before-record")
@@ -202,7 +212,7 @@ class Engine:
 
     def _conclude(self, record: RunRecord, step: StepPlan) -> RunRecord:
         """Draw what follows from a finished step, once."""
-        for event in conclude.follow_ups(record, step):
+        for event in (*planned_again.follow_ups(record, step, self.planner), *conclude.follow_ups(record, step)):
             record = self._note(record.run_id, event)
             failpoint("after-conclusion")
         return record
@@ -219,9 +229,17 @@ class Engine:
             self._note(run_id, observed(record, job.step, job.attempt, status, self.clock.now()))
         return self._note(run_id, ev.Cancelled())
 
-    def _fail(self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode) -> RunRecord:
+    def _fail(
+        self, run_id: str, job: JobInput, error: GpuplanError, code: ExitCode, cause: ev.Cause | None = None
+    ) -> RunRecord:
         failed = ev.Failed(
-            step=job.step, attempt=job.attempt, exit_code=code, message=error.what, why=error.why, fix=error.fix
+            step=job.step,
+            attempt=job.attempt,
+            exit_code=code,
+            message=error.what,
+            why=error.why,
+            fix=error.fix,
+            cause=cause,
         )
         return self._note(run_id, failed)
 

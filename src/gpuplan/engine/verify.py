@@ -8,10 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeVar
 
 from gpuplan.core.errors import NoResultError
+from gpuplan_job.batch_search import Choice, choose
 from gpuplan_job.contract import (
+    BATCH_RESULT_FILE,
     FAILURE_FILE,
     LR_RESULT_FILE,
     TRAIN_RESULT_FILE,
+    BatchResult,
     Failure,
     JobInput,
     LrResult,
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
     from gpuplan.backends.base import Backend
     from gpuplan_job.contract import BatchSweeps
 
-R = TypeVar("R", LrResult, TrainResult)
+R = TypeVar("R", LrResult, TrainResult, BatchResult)
 
 _ROUNDING = 1e-9
 """What a power may be off by."""
@@ -39,6 +42,33 @@ def lr_result(backend: Backend, handle: str, job: JobInput) -> LrResult:
     return _sound(
         _verified(LrResult, LR_RESULT_FILE, backend, handle, job), job, backend.locate(handle, LR_RESULT_FILE)
     )
+
+
+def batch_result(backend: Backend, handle: str, job: JobInput) -> BatchResult:
+    """Fetch and verify what find-batch wrote.
+
+    Raises:
+        NoResultError: absent, damaged, of another run, step, attempt or input, or batches its tries do not lead to.
+    """
+    result = _verified(BatchResult, BATCH_RESULT_FILE, backend, handle, job)
+    named = Choice(result.chosen, result.largest, result.fastest)
+    measured = result.trial(result.chosen)
+    wrong = {
+        "another search than it was told to make": result.search != job.batch_search,
+        "another batch or workload than it was told to use": (result.batch, result.workload)
+        != (job.batch, job.workload),
+        f"a batch above {result.search.largest}": any(t.batch > result.search.largest for t in result.trials),
+        "other batches than its tries lead to": choose(result.trials, result.search, result.capacity_gib) != named,
+        "another measurement than the chosen batch's": (measured.step_seconds, measured.peak_gib)
+        != (result.measured.step_seconds, result.measured.peak_gib),
+    }
+    if (found := next((what for what, so in wrong.items() if so), None)) is not None:
+        raise NoResultError(
+            f"{job.step} left an invalid result: {found}",
+            why=f"file {backend.locate(handle, BATCH_RESULT_FILE)}",
+            fix=f"gpuplan resume {job.run_id}    runs {job.step} again as a new attempt",
+        )
+    return result
 
 
 def train_result(backend: Backend, handle: str, job: JobInput) -> TrainResult:

@@ -45,6 +45,7 @@ class Watcher:
         self._store = store
         self._runs = OpenRuns(store, backend_of)
         self._jobs = WatchedJobs(clock)
+        self._clock = clock
         self._at_rest: set[str] = set()
         """Runs that would not go on by themselves at the last look."""
 
@@ -84,7 +85,8 @@ class Watcher:
             self._runs.refresh(run.run_id, anyway=True)
             run = self._runs.run(run.run_id) or run
             goes_on = self._goes_on(run, backend)
-        return replace(run, steps=tuple(self._newest(step) for step in run.steps), goes_on=goes_on)
+        so_far = run.spending.at(self._clock.now()) if run.spending else None
+        return replace(run, steps=tuple(self._newest(step) for step in run.steps), goes_on=goes_on, so_far_usd=so_far)
 
     def _goes_on(self, run: WatchedRun, backend: Backend) -> bool:
         if run.exit_code is not None:

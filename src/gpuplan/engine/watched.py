@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import GpuplanError
+from gpuplan.engine.account import spending
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from decimal import Decimal
     from pathlib import Path
 
     from gpuplan.backends.base import Backend, JobHandle
     from gpuplan.core.errors import ExitCode
+    from gpuplan.core.frozen import Unknown
+    from gpuplan.engine.spending import Spending
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.store.record import RunRecord, RunState
     from gpuplan.store.sqlite import RunStore
@@ -53,6 +57,10 @@ class WatchedRun:
     steps: tuple[WatchedStep, ...]
     goes_on: bool = True
     """Something will still change by itself: the record is open, and a client drives the run or a job may live."""
+    spending: Spending | None = None
+    """Its dollars, as the record tells them; None where nothing is billed."""
+    so_far_usd: Decimal | Unknown | None = None
+    """The same at the look; None where nothing is billed."""
 
     @property
     def step(self) -> WatchedStep:
@@ -138,7 +146,16 @@ def _watched(record: RunRecord) -> WatchedRun:
             is_open = not last.state.terminal and not last.failed
             steps.append(WatchedStep(step.name, step.state, last.number, last.handle, open=is_open))
     plan = record.plan
-    return WatchedRun(record.run_id, plan.instance, plan.backend, record.state, record.exit_code, tuple(steps))
+    billed = any(step.limits for step in plan.steps)
+    return WatchedRun(
+        record.run_id,
+        plan.instance,
+        plan.backend,
+        record.state,
+        record.exit_code,
+        tuple(steps),
+        spending=spending(record) if billed else None,
+    )
 
 
 def _stamp(folder: Path) -> _Stamp:

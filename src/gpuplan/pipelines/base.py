@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING, cast
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from gpuplan.planning.finder import Finder
     from gpuplan.planning.inputs import PlanInputs
+    from gpuplan.planning.plan import FindBatchPlan
 
     class Pipeline(Protocol):
         """What a file of this folder offers."""
@@ -93,8 +95,24 @@ def batches(inputs: PlanInputs, gpus: int | None = None) -> BatchPlan:
     )
 
 
+def at_batch(inputs: PlanInputs, per_gpu: int) -> BatchPlan:
+    """Return the batches of a run at a per-GPU batch that find-batch found, or is expected to find.
+
+    Raises:
+        UsageError: as `batches`.
+    """
+    workload = inputs.settings.workload.model_copy(update={"per_gpu_batch": per_gpu})
+    return batches(replace(inputs, settings=inputs.settings.model_copy(update={"workload": workload})))
+
+
 def assemble(
-    inputs: PlanInputs, pipeline: str, batch: BatchPlan, steps: Sequence[StepPlan], found: Finder | None = None
+    inputs: PlanInputs,
+    pipeline: str,
+    batch: BatchPlan,
+    steps: Sequence[StepPlan],
+    found: Finder | None = None,
+    *,
+    search: FindBatchPlan | None = None,
 ) -> LaunchPlan:
     """Return the plan made of these steps, with totals, warnings and provenance; `found` is lr-find's machine."""
     settings, profile = inputs.settings, inputs.profile
@@ -142,6 +160,7 @@ def assemble(
             shares=lr_shares(settings, batch),
         ),
         gpu_options=gpu_options(inputs, batch, found) if found else (),
+        find_batch=search,
         finder=finder,
         warnings=(),
         provenance=Provenance(
@@ -151,6 +170,7 @@ def assemble(
             finder_profile_sha256=_profile_digest(inputs, finder.profile) if finder else None,
             settings=settings,
             live_prices=inputs.live,
+            found_batch=inputs.found_batch,
             lr_source=inputs.lr_source,
             code=inputs.code,
             unchecked=inputs.checked.unknown if isinstance(inputs.checked, Unknown) else None,

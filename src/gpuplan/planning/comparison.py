@@ -126,7 +126,7 @@ def _fits_safely(plan: LaunchPlan) -> bool:
     step = plan.step("train") or plan.steps[-1]
     memory = step.memory
     safe = isinstance(memory, Unknown) or (memory.verdict == "fits" and memory.peak_gib <= memory.capacity_gib)
-    return _fits(plan) and (safe or step.sweep is not None)
+    return _fits(plan) and (safe or step.name != "train")
 
 
 def _of(one: PlanInputs, plan: LaunchPlan) -> Row:
@@ -136,7 +136,7 @@ def _of(one: PlanInputs, plan: LaunchPlan) -> Row:
     cost, epochs = plan.total.cost_usd, one.settings.workload.epochs
     usd_per_epoch: Decimal | Unknown = Unknown(unknown="nothing is trained")
     images_per_usd: int | Unknown = Unknown(unknown="nothing is trained")
-    if step.sweep is None:
+    if step.name == "train":
         usd_per_epoch = cost if isinstance(cost, Unknown) else cost.p50 / epochs
         images_per_usd = _images_per_usd(cost, one.data.train_samples * epochs)
     return _without_plan(one, status, reason).model_copy(

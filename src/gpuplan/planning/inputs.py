@@ -11,6 +11,7 @@ from gpuplan.profiles.prices import on_demand, spot
 if TYPE_CHECKING:
     from gpuplan.core.frozen import Unknown
     from gpuplan.own_code.code_package import CodePackage
+    from gpuplan.planning.plan import FoundBatch
     from gpuplan.planning.reuse import LrSource
     from gpuplan.planning.traces.source import Traced, TraceSource
     from gpuplan.profiles.prices import LivePrices, Price, SpotPrice
@@ -40,6 +41,9 @@ class PlanInputs:
     """The user's own code, where model or data are."""
     checked: CodeCheck | Unknown | None = None
     """What its check has shown, or why it was not made; None where there is no such code."""
+
+    found_batch: FoundBatch | None = None
+    """What this run's find-batch measured; the plan keeps it likewise."""
 
     def traced(self) -> Traced | Unknown:
         """Return the trace of the workload's training step, or why there is none."""

@@ -20,7 +20,7 @@ def job_input(
     learning_rate: float | None,
     multiplier: float | None = None,
 ) -> JobInput:
-    """Return the input of one attempt of a step; `learning_rate` binds the training and is ignored by lr-find.
+    """Return the input of one attempt of a step; `learning_rate` binds the training and is ignored by the searches.
 
     `multiplier` is that learning rate over the one found on one GPU, None where it is not known: one that does not grow
     needs no warm-up.
@@ -29,7 +29,7 @@ def job_input(
         ValueError: a training without a learning rate.
     """
     train = None
-    if step.sweep is None:
+    if step.name == "train":
         if learning_rate is None:
             raise ValueError("a training step needs a learning rate before it can be bound")
         warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
@@ -47,5 +47,7 @@ def job_input(
         device=plan.device,
         sweep=step.sweep,
         train=train,
+        loggers=list(plan.provenance.settings.launch.loggers) if train else [],
+        batch_search=step.search,
         code=None if code is None else CodeSpec(code.sha256, code.archive_bytes),
     )

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
-from gpuplan.planning.money.cost import Cost
+from gpuplan.planning.money.cost import Cost, beside_instance
 from gpuplan.planning.plan import LONGEST_SECONDS, Limits
 from gpuplan.planning.speed.data_transfer import stored_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gpuplan.planning.plan import StepPlan
+    from gpuplan.planning.plan import LaunchPlan, StepPlan
     from gpuplan.planning.speed.data_transfer import S3Data
     from gpuplan.planning.speed.throughput import Hours
     from gpuplan_job.contract import DataDescription
@@ -51,7 +51,7 @@ def limit_steps(
     left = max_cost
     for index, step in enumerate(steps):
         seconds = _natural(step.time_hours)
-        if step.sweep is None and max_hours is not None:
+        if step.name == "train" and max_hours is not None:
             seconds = math.ceil(max_hours * SECONDS_PER_HOUR)
         affordable = None if left is None else affordable_seconds(step, left - _p90_of(steps[index + 1 :]))
         if affordable is not None:
@@ -122,3 +122,12 @@ def _volume_gb(step: StepPlan, data: DataDescription) -> int:
     """Return the volume's size; an instance with its own disks takes no size above theirs."""
     wanted = disk_gb(data, step.s3_data)
     return wanted if step.local_storage_gb is None else min(wanted, step.local_storage_gb)
+
+
+def at_most(plan: LaunchPlan) -> Decimal | None:
+    """Return the US dollars that the limits sent allow, with the charges beside; None where nothing bounds or bills."""
+    total = plan.total.cost_usd
+    if isinstance(total, Unknown) or isinstance(total.worst_case, Unknown) or not total.worst_case:
+        return None
+    charged, _ = beside_instance(charge for step in plan.steps for charge in step.charges)
+    return total.worst_case + charged.p90

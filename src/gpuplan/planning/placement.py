@@ -82,6 +82,21 @@ def place_on_one_gpu_of_training(inputs: PlanInputs) -> Placement:
     return _place(inputs, inputs.profile, inputs.profile.train, processes=1, nodes=1)
 
 
+def place_same_gpu(inputs: PlanInputs) -> Placement:
+    """Return the cheapest machine with one GPU of the training's kind, else the training's instance with one in use."""
+    training = place_training(inputs)
+    if service(inputs) is None:
+        singles = _own_finders(inputs)
+    else:
+        shapes = [found for found in _single_gpu_shapes(inputs) if found[0].lifecycle.state != "retired"]
+        singles = [_place(inputs, profile, shape, processes=1, nodes=1) for profile, shape in shapes]
+    same = [place for place in singles if place.gpu == training.gpu]
+    by_rate = [(place.rate.amount, place.instance_type, place) for place in same if isinstance(place.rate, Rate)]
+    if by_rate:
+        return min(by_rate, key=lambda one: one[:2])[2]
+    return same[0] if same else place_on_one_gpu_of_training(inputs)
+
+
 def place_on_gpus(inputs: PlanInputs, gpus: int) -> Placement | Unknown:
     """Return the smallest machine that has at least `gpus` GPUs of the training's kind, or several of the training's.
 

@@ -23,10 +23,10 @@ from gpuplan.planning.speed.throughput import Hours
 from gpuplan.planning.warm_up import WarmUpPlan
 from gpuplan.profiles.prices import LivePrices
 from gpuplan.workload.schema import Settings
-from gpuplan_job.contract import DataDescription, SweepSpec, WorkloadSpec
+from gpuplan_job.contract import BatchSearchSpec, DataDescription, SweepSpec, WorkloadSpec
 
 LifecycleState = Literal["current", "previous-generation", "retired"]
-StepName = Literal["lr-find", "train"]
+StepName = Literal["find-batch", "lr-find", "train"]
 
 
 LONGEST_SECONDS = 28 * 24 * SECONDS_PER_HOUR
@@ -72,6 +72,10 @@ class StepPlan(Frozen):
     optimizer_steps: int
     sweep: SweepSpec | None = None
     """Set for lr-find only."""
+    search: BatchSearchSpec | None = None
+    """Set for find-batch only."""
+    tries: tuple[int, ...] = ()
+    """Batches that find-batch is expected to try, in order; none where the memory of a step is not known."""
     memory: MemoryEstimate | Unknown
     time_hours: Hours | Unknown
     bound: str | None = None
@@ -134,6 +138,35 @@ class FinderPlan(Frozen):
     """The profile whose figures and prices count for lr-find."""
 
 
+class FoundBatch(Frozen):
+    """What find-batch measured, as far as a plan depends on it: with it the plan can be made again."""
+
+    per_gpu: int
+    """The batch of the next steps."""
+    start: int
+    """The batch that the search started from: `per_gpu_batch` of the settings before it was found."""
+    peak_gib: float | None = None
+    """Of a training process at that batch; None: not measurable."""
+
+
+class FindBatchPlan(Frozen):
+    """How the run's batch comes about: looked for on one GPU of the training's kind, until then predicted."""
+
+    instance_type: str
+    reason: str
+    """Why there, in words that follow the instance type."""
+    start: int
+    predicted: int | Unknown
+    """Per-GPU batch that the search would find if the memory model were right; other steps are planned at it."""
+    largest: int
+    largest_why: str
+    """Why no larger one is tried, in words that follow the number."""
+    estimated_peak_gib: float | Unknown
+    """Of the memory model at the batch that this plan is made for: against it find-batch's measurement is held."""
+    found: FoundBatch | None = None
+    """None: the search has not run, and what is planned for later steps is provisional."""
+
+
 class LrPlan(Frozen):
     """How the learning rate comes about: given, or found by `rule` and carried over by `transfer`."""
 
@@ -170,6 +203,8 @@ class Provenance(Frozen):
     settings: Settings
     live_prices: LivePrices | None = None
     """What AWS answered to `--live-prices`: with it the plan can be made again on another day."""
+    found_batch: FoundBatch | None = None
+    """What find-batch measured, once it has."""
     lr_source: LrSource | None = None
     """The range test that `--lr-from` named: with it the plan can be made again on another machine."""
     code: CodePackage | None = None
@@ -200,6 +235,8 @@ class LaunchPlan(Frozen):
     lr: LrPlan
     gpu_options: tuple[GpuOption, ...] = ()
     """The training on other numbers of GPUs, for the advice after lr-find; none where it does not run."""
+    find_batch: FindBatchPlan | None = None
+    """None where the batch is given."""
     finder: FinderPlan | None = None
     """None where lr-find has no instance to choose."""
     warnings: tuple[PlanWarning, ...]

@@ -1,13 +1,13 @@
-"""The two steps a pipeline is made of, planned: lr-find on one GPU, train on all. Pure; called by the pipelines."""
+"""The steps a pipeline is made of, planned: searches on one GPU, train on all. Pure; called by the pipelines."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
+from gpuplan.planning import step_times
 from gpuplan.planning.batch import StepBatch
 from gpuplan.planning.checked_code import optimizer_kept
 from gpuplan.planning.finder import Finder, Option, choose
@@ -16,7 +16,6 @@ from gpuplan.planning.memory import estimate as memory
 from gpuplan.planning.money.cost import cost
 from gpuplan.planning.placement import (
     Placement,
-    device,
     place_finders,
     place_on_one_gpu_of_training,
     place_training,
@@ -24,21 +23,14 @@ from gpuplan.planning.placement import (
 )
 from gpuplan.planning.plan import FinderPlan, StepPlan
 from gpuplan.planning.range_test import range_test
-from gpuplan.planning.speed import data_loading, data_transfer, throughput
-from gpuplan_job import data
-from gpuplan_job.batch_growth import accumulations
-from gpuplan_job.contract import BatchSpec
-from gpuplan_job.sampling import EpochLayout
+from gpuplan_job.batch_search import TIMED_STEPS, WARM_UP_STEPS
 
 if TYPE_CHECKING:
     from gpuplan.planning.batch import BatchPlan
+    from gpuplan.planning.find_batch import ExpectedSearch
     from gpuplan.planning.inputs import PlanInputs
-    from gpuplan.planning.speed.data_transfer import S3Data
-    from gpuplan_job.contract import SweepSpec
-    from gpuplan_job.step_trace import StepTrace
-
-_FORWARD_SHARE = 1 / 3
-"""A forward pass costs about a third of a training step."""
+    from gpuplan.planning.speed import throughput
+    from gpuplan_job.contract import BatchSearchSpec, SweepSpec
 
 
 def lr_find_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder) -> StepPlan:
@@ -49,13 +41,29 @@ def lr_find_step(inputs: PlanInputs, batches: BatchPlan, finder: Finder) -> Step
     return _step_plan(inputs, found.place, work, found.time)
 
 
+def find_batch_step(
+    inputs: PlanInputs, place: Placement, search: BatchSearchSpec, start: int, expected: ExpectedSearch
+) -> StepPlan:
+    """Return the planned batch search, from `start`, with its expected tries, memory and time."""
+    work = _Work(StepBatch.of(start), len(expected.tries) * (WARM_UP_STEPS + TIMED_STEPS), search=search)
+    planned = _step_plan(inputs, place, work, expected.time)
+    return planned.model_copy(update={"memory": expected.memory, "tries": expected.tries})
+
+
+def training_memory(
+    inputs: PlanInputs, place: Placement, batch: StepBatch, memory_mib: int
+) -> memory.MemoryEstimate | Unknown:
+    """Return the memory of a training process on a GPU like the place's, of which it may use `memory_mib`."""
+    return _memory(inputs, replace(place, memory_mib=memory_mib), batch, loop="lightning")
+
+
 def finder_plan(inputs: PlanInputs, batches: BatchPlan, found: Finder) -> FinderPlan | None:
     """Return where lr-find runs and why, with the cost on the whole instance of the training; None without AWS."""
     if service(inputs) is None:
         return None
     training = place_training(inputs)
     naive = place_on_one_gpu_of_training(inputs)
-    time = _range_test_time(inputs, naive, batches)
+    time = step_times.range_test_time(inputs, naive, batches)
     return FinderPlan(
         instance_type=found.place.instance_type,
         gpu=found.place.gpu.model,
@@ -79,64 +87,11 @@ def train_step(
     work = _Work(
         batches.train,
         batches.steps,
-        measured_scale=_measured_scale(inputs, batches, finder.place, place) if finder and same_gpu else None,
-        loading_seconds=_loading_seconds(inputs, batches, place),
+        measured_scale=step_times.measured_scale(inputs, batches, finder.place, place) if finder and same_gpu else None,
+        loading_seconds=step_times.loading_seconds(inputs, batches, place),
         spot=_spot(inputs),
     )
-    return _step_plan(inputs, place, work, _training_time(inputs, place, batches))
-
-
-def _range_test_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
-    sweep, s3_data = range_test(inputs, batches), _s3_data(inputs, "streamed")
-    load = _load(inputs, batches.lr_find, place, streamed=s3_data == "streamed")
-    hardware = _hardware(inputs, place, s3_data)
-    one = throughput.step_time(_trace(inputs), load, hardware)
-    steps = sweep.own_steps(BatchSpec(batches.lr_find.per_gpu, 1, batches.lr_find.accumulation))
-    return throughput.lr_find(one, load, hardware, steps=steps, noise_micro_batches=sweep.noise_micro_batches)
-
-
-def _training_time(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> throughput.TimeEstimate | Unknown:
-    epochs = inputs.settings.workload.epochs
-    load = _load(inputs, batches.train, place)
-    hardware = _hardware(inputs, place, _s3_data(inputs, "copied"))
-    one = _mean_step(inputs, batches, place, hardware)
-    validated = inputs.data.val_samples * epochs
-    return throughput.train(one, load, hardware, steps=batches.steps_per_epoch * epochs, val_samples=validated)
-
-
-def _mean_step(
-    inputs: PlanInputs, batches: BatchPlan, place: Placement, hardware: throughput.Hardware
-) -> throughput.StepTime | Unknown:
-    """Return the time of a step of the full batch; while the batch grows, that of all steps over as many full ones."""
-    workload, full = inputs.settings.workload, batches.train
-    one = throughput.step_time(_trace(inputs), _load(inputs, full, place), hardware)
-    counts = accumulations(workload.batch_schedule, full.accumulation, workload.epochs)
-    if isinstance(one, Unknown) or len(set(counts)) == 1:
-        return one
-    seconds = 0.0
-    for count, epochs in Counter(counts).items():
-        batch = StepBatch.of(full.per_gpu, full.world_size, count)
-        smaller = throughput.step_time(_trace(inputs), _load(inputs, batch, place), hardware)
-        if isinstance(smaller, Unknown):
-            return smaller
-        layout = EpochLayout(inputs.data.train_samples, full.per_gpu, full.world_size, count)
-        seconds += smaller.seconds * layout.steps * epochs
-    return one.model_copy(update={"seconds": seconds / (batches.steps_per_epoch * workload.epochs)})
-
-
-def _s3_data(inputs: PlanInputs, way: S3Data) -> S3Data | None:
-    """Return the way if the data come from S3, to SageMaker alone; samples that lie many in an object are copied."""
-    there = data_transfer.on_s3(inputs.settings.workload.data, inputs.data)
-    if not there or service(inputs) != "sagemaker":
-        return None
-    return way if data.streams(inputs.settings.workload.data) else "copied"
-
-
-def _hardware(inputs: PlanInputs, place: Placement, s3_data: S3Data | None) -> throughput.Hardware:
-    """Return the machine with a start-up that is longer by what data on S3 take, as far as that is known."""
-    more = data_transfer.startup_minutes(s3_data, inputs.data, place.hardware) if s3_data else None
-    low, high = place.hardware.startup_minutes
-    return place.hardware.model_copy(update={"startup_minutes": (low + more[0], high + more[1])} if more else {})
+    return _step_plan(inputs, place, work, step_times.training_time(inputs, place, batches))
 
 
 @dataclass(frozen=True)
@@ -146,6 +101,7 @@ class _Work:
     batch: StepBatch
     optimizer_steps: int
     sweep: SweepSpec | None = None
+    search: BatchSearchSpec | None = None
     measured_scale: float | None = None
     loading_seconds: float = 0.0
     spot: bool = False
@@ -179,10 +135,10 @@ def _spot(inputs: PlanInputs) -> bool:
 
 def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughput.TimeEstimate | Unknown) -> StepPlan:
     hours = time if isinstance(time, Unknown) else time.hours
-    s3_data = _s3_data(inputs, "streamed" if work.sweep else "copied")
-    workers = _workers(inputs, place, streamed=s3_data == "streamed")
+    s3_data = step_times.s3_data_way(inputs, "streamed" if work.sweep or work.search else "copied")
+    workers = step_times.workers_of(inputs, place, streamed=s3_data == "streamed")
     return StepPlan(
-        name="lr-find" if work.sweep else "train",
+        name="lr-find" if work.sweep else "find-batch" if work.search else "train",
         instance_type=place.instance_type,
         instances=place.instances,
         gpus=work.batch.world_size,
@@ -194,6 +150,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         batch=work.batch,
         optimizer_steps=work.optimizer_steps,
         sweep=work.sweep,
+        search=work.search,
         memory=_memory(
             inputs,
             place,
@@ -203,7 +160,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         time_hours=hours,
         bound=None if isinstance(time, Unknown) else time.bound,
         samples_per_second=time if isinstance(time, Unknown) else time.samples_per_second,
-        startup_minutes=_hardware(inputs, place, s3_data).startup_minutes,
+        startup_minutes=step_times.hardware_of(inputs, place, s3_data).startup_minutes,
         measured_scale=work.measured_scale,
         workers=workers.number,
         workers_why=workers.why,
@@ -216,7 +173,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
 def find_finder(inputs: PlanInputs, batches: BatchPlan) -> Finder:
     """Return the machine of lr-find among those it could run on, and why; a pipeline with an lr-find asks once."""
     training = place_training(inputs)
-    time = _training_time(inputs, training, batches)
+    time = step_times.training_time(inputs, training, batches)
     options = [_option(inputs, place, batches) for place in place_finders(inputs)]
     spent = cost(training.rate, time if isinstance(time, Unknown) else time.hours, training.instances)
     return choose(options, training, spent, asked=inputs.settings.lr.finder_instance is not None)
@@ -228,8 +185,8 @@ def _option(inputs: PlanInputs, place: Placement, batches: BatchPlan) -> Option:
     return Option(
         place=place,
         memory=_memory(inputs, place, _largest(inputs, batches.lr_find), loop="plain"),
-        time=_range_test_time(inputs, place, batches),
-        holds_data=disk is None or disk_gb(inputs.data, _s3_data(inputs, "streamed")) <= disk,
+        time=step_times.range_test_time(inputs, place, batches),
+        holds_data=disk is None or disk_gb(inputs.data, step_times.s3_data_way(inputs, "streamed")) <= disk,
     )
 
 
@@ -250,59 +207,3 @@ def _memory(
         compute_capability=place.gpu.compute_capability,
     )
     return memory.estimate(inputs.traced(), process, place.memory_mib)
-
-
-def _trace(inputs: PlanInputs) -> StepTrace | Unknown:
-    traced = inputs.traced()
-    return traced if isinstance(traced, Unknown) else traced.step
-
-
-def _workers(inputs: PlanInputs, place: Placement, *, streamed: bool) -> data_loading.Workers:
-    return data_loading.workers(place.hardware, inputs.settings.workload.workers, streamed=streamed)
-
-
-def _load(inputs: PlanInputs, batch: StepBatch, place: Placement, *, streamed: bool = False) -> throughput.StepLoad:
-    workload = inputs.settings.workload
-    return throughput.StepLoad(
-        per_gpu_batch=batch.per_gpu,
-        accumulation=batch.accumulation,
-        precision=workload.precision,
-        jpeg=inputs.data.storage == "jpeg",
-        streamed=streamed,
-        workers=_workers(inputs, place, streamed=streamed).number,
-        optimizer=workload.optimizer,
-        momentum=workload.momentum > 0,
-        average=workload.ema_decay is not None,
-        clipped=workload.clip_norm is not None,
-    )
-
-
-def _measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, place: Placement) -> float:
-    """Return seconds of a training step, validation included, per second of a finder step on the same GPU.
-
-    It is the ratio of the two estimates, data loading left out, so it holds what only the training has: accumulation,
-    all-reduce, other batches.
-    """
-    one = throughput.step_time(_trace(inputs), _load(inputs, batches.lr_find, finder), finder.hardware)
-    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train, place), place.hardware)
-    if device(inputs) == "cpu" or isinstance(one, Unknown) or isinstance(training, Unknown):
-        return _plain_scale(inputs, batches, place)
-    return training.computing / one.computing * (1 + _FORWARD_SHARE * _validated(inputs))
-
-
-def _loading_seconds(inputs: PlanInputs, batches: BatchPlan, place: Placement) -> float:
-    """Return the seconds in which a training step's data are loaded beside the GPUs, with its share of validation."""
-    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train, place), place.hardware)
-    return 0.0 if isinstance(training, Unknown) else training.loading * (1 + _validated(inputs))
-
-
-def _validated(inputs: PlanInputs) -> float:
-    """Return validation samples per training sample."""
-    return inputs.data.val_samples / inputs.data.train_samples
-
-
-def _plain_scale(inputs: PlanInputs, batches: BatchPlan, place: Placement) -> float:
-    """Return the same where no estimate helps: accumulation, batch, validation, CPU processes sharing cores."""
-    shared = batches.train.world_size // place.instances if device(inputs) == "cpu" else 1
-    size = batches.train.per_gpu / batches.lr_find.per_gpu
-    return batches.train.accumulation * size * shared * (1 + _FORWARD_SHARE * _validated(inputs))

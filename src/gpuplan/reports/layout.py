@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _PLAIN_WIDTH = 140
 """Width where there is no terminal to ask: wide enough for a plan's table."""
 _NARROWEST = 20
-_COPIED = {"next", "fix"}
+_COPIED = {"next", "fix", "last lines"}
 """Labels whose values are commands."""
 
 

@@ -99,7 +99,7 @@ def _request(plan: LaunchPlan, step: StepPlan, home: Path) -> dict[str, Any]:
     spec = backends.JobSpec.of(step, job, owner=owner(), limits=step.limits)
     request = backends.create(plan.backend, home, plan.provenance.settings.aws).render(spec)
     body = json.loads(json.dumps(request.body))
-    if step.sweep is None and plan.lr.learning_rate is None:
+    if step.name == "train" and plan.lr.learning_rate is None:
         *above, last = request.learning_rate_at
         functools.reduce(operator.getitem, above, body)[last] = {"unknown": "found by lr-find"}
     return {"name": request.name, **body}

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, duration, significant, usd
-from gpuplan.planning.money.cost import Cost, beside_instance
+from gpuplan.planning.limits import at_most
+from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.speed.data_transfer import stored_bytes
+from gpuplan.reports.find_batch_text import batch_cell, plan_facts
 from gpuplan.reports.layout import Facts, Line, Table
 from gpuplan.reports.lr_plan_text import lr_facts
 from gpuplan.reports.money_text import beside, cost_text, money_facts
@@ -40,7 +42,7 @@ _COLUMNS = (
 
 def plan_text(plan: LaunchPlan, today: date) -> list[Line | Table | Facts]:
     """Return the blocks of a plan, in order."""
-    rows = [_row(step) for step in plan.steps]
+    rows = [_row(step, plan) for step in plan.steps]
     if charged := beside(plan):
         rows.append(("charges", "", "", "", "", "", cost_text(charged)))
     rows.append(("total", "", "", "", "", _time(plan.total.time_hours), cost_text(plan.total.cost_usd)))
@@ -76,14 +78,12 @@ def hours_text(value: Hours | Unknown) -> str:
     )
 
 
-def _row(step: StepPlan) -> tuple[str, ...]:
-    batch = step.batch
-    product = f"{batch.per_gpu} x {batch.world_size} x {batch.accumulation} = {batch.global_batch}"
+def _row(step: StepPlan, plan: LaunchPlan) -> tuple[str, ...]:
     return (
         step.name,
         f"{step.instances} x {step.instance_type}" if step.instances > 1 else step.instance_type,
         str(step.gpus),
-        product,
+        batch_cell(step, plan),
         _memory(step.memory),
         _time(step.time_hours),
         cost_text(step.cost_usd),
@@ -92,13 +92,11 @@ def _row(step: StepPlan) -> tuple[str, ...]:
 
 def _most(plan: LaunchPlan) -> list[tuple[str, ...]]:
     """Return the row of the most that the limits sent allow and the charges beside, where AWS bills at all."""
-    total = plan.total.cost_usd
-    if isinstance(total, Unknown) or isinstance(total.worst_case, Unknown) or total.worst_case == 0:
+    most = at_most(plan)
+    if most is None:
         return []
     seconds = sum(step.limits.max_runtime_seconds for step in plan.steps if step.limits)
-    charged, _ = beside_instance(charge for step in plan.steps for charge in step.charges)
-    most = usd(total.worst_case + charged.p90)
-    return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), most)]
+    return [("at most", "", "", "", "", duration(seconds / SECONDS_PER_HOUR), usd(most))]
 
 
 def _time(hours: Hours | Unknown) -> str:
@@ -137,6 +135,7 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     train = plan.step("train")
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
+    yield from plan_facts(plan)
     yield from lr_facts(plan)
     if warmup := warm_up_text(plan, plan.lr.warmup):
         yield "warm-up", warmup

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.reports.decision_text import comparison_document, decision_document
+from gpuplan.reports.find_batch_text import find_batch_document
 from gpuplan_job.batch_comparison import compare
+from gpuplan_job.contract import LOGS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
     from gpuplan.planning.money.cost import Cost
     from gpuplan.planning.plan import StepPlan
+    from gpuplan.store.events import Cause
     from gpuplan.store.record import Attempt, RunRecord, StepRecord
 
 
@@ -27,7 +30,7 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
     document: dict[str, Any] = {
         "schema": "gpuplan.run/1",
         "run_id": record.run_id,
-        "plan_id": record.plan.plan_id,
+        "plan_id": record.agreed_plan_id,
         "state": record.state,
         "exit_code": {"unknown": "the run is not over"} if code is None else int(code),
         "steps": [_step(step, record.plan.step(step.name)) for step in record.steps],
@@ -36,6 +39,7 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
             "train": _batch(record.plan.batch.train.per_gpu, record.plan.batch.train.global_batch),
         },
     }
+    document |= find_batch_document(record)
     if record.decision:
         document["lr"] = decision_document(record.decision) | _compared(record)
     elif record.plan.lr.reused is not None:
@@ -55,8 +59,22 @@ def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code
             "what": failure.message,
             "why": failure.why,
             "fix": failure.fix,
+            **({} if failure.cause is None else _cause(failure.cause)),
         }
     return document
+
+
+def _cause(cause: Cause) -> dict[str, Any]:
+    no_rank = {"unknown": "no rank is to blame, or it is not known which"}
+    by_signal = {"unknown": f"ended by {cause.signal}" if cause.signal else "not told"}
+    return {
+        "kind": cause.kind,
+        "rank": no_rank if cause.rank is None else cause.rank,
+        "job_exit_code": by_signal if cause.exit_code is None else cause.exit_code,
+        "signal": cause.signal,
+        "where": cause.where,
+        "last_lines": list(cause.last_lines),
+    }
 
 
 def _step(step: StepRecord, planned: StepPlan | None) -> dict[str, Any]:
@@ -150,6 +168,7 @@ def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, An
             "world_size": result.world_size,
             "checkpoint": locate(last.handle, result.best_checkpoint),
             "last_checkpoint": locate(last.handle, result.last_checkpoint),
+            "logs": locate(last.handle, LOGS_FOLDER),
             "samples_per_second": result.measured.samples_per_second,
         }
     }

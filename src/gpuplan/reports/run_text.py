@@ -14,11 +14,13 @@ from gpuplan.planning.advice.critical_batch import CriticalBatch
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.reports.critical_batch_text import critical_batch_blocks, verdict_text
 from gpuplan.reports.decision_text import comparison_blocks, decision_facts
+from gpuplan.reports.find_batch_text import batch_cell, found_facts, predicted_text, tries_table
 from gpuplan.reports.layout import Block, Facts, Line, Table
 from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.plan_text import VERDICT, hours_text, warm_up_text
 from gpuplan.workload.schema import setting_fields
 from gpuplan_job.batch_comparison import compare
+from gpuplan_job.contract import LOGS_FOLDER
 from gpuplan_job.suggestion import NoSuggestion, suggest_at
 
 if TYPE_CHECKING:
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from gpuplan.planning.plan import LaunchPlan
-    from gpuplan.store.events import Replanned
+    from gpuplan.store.events import Cause, Replanned
     from gpuplan.store.record import RunRecord, StepRecord
     from gpuplan_job.contract import Decision, LrResult
 
 _ALSO = {"launch.instance", "lr.rule", "lr.transfer", "lr.fixed", "lr.runs"}
 """Settings beside the workload that decide how a range test is read, and where the training is."""
+_SHOWN_LINES = 6
 _OPEN = {"planned", "running", "cancelling"}
 
 
@@ -44,6 +47,7 @@ def run_text(record: RunRecord, locate: Callable[[str, str], str], picture: Path
     return [
         Line(f"gpuplan run {record.run_id} · {plan.pipeline} · {plan.instance} · {plan.backend} · {record.state}"),
         _steps(record),
+        *([tries_table(batch)] if (batch := record.batch_found()) else []),
         *([table] if table else []),
         Facts((spread, *facts) if spread else tuple(facts)),
         *_more_gpus(record),
@@ -73,8 +77,15 @@ def failure_facts(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "failed", record.failure.message
         if record.failure.why:
             yield "why", record.failure.why
+        yield from _last_lines(record.failure.cause)
         if record.failure.fix:
             yield "fix", record.failure.fix
+
+
+def _last_lines(cause: Cause | None) -> Iterator[tuple[str, str]]:
+    """Yield what the rank that failed printed last; the rest is in the log."""
+    for line in cause.last_lines[-_SHOWN_LINES:] if cause else ():
+        yield "last lines", line.rstrip()
 
 
 def _steps(record: RunRecord) -> Table:
@@ -125,7 +136,25 @@ def replanned_text(new: Replanned) -> str:
     return f"{text}; peak {peak} of {capacity} GiB with the measured memory ({VERDICT[new.memory.verdict]})"
 
 
+def planned_again_lines(plan: LaunchPlan) -> list[str]:
+    """Return what to say once a run was planned again at the batch that was found."""
+    told = plan.find_batch
+    if told is None or told.found is None:
+        return []
+    peak = "" if told.found.peak_gib is None else f", peak {significant(told.found.peak_gib)} GiB"
+    estimated = told.estimated_peak_gib
+    beside = "" if isinstance(estimated, Unknown) or not peak else f" (estimated {significant(estimated)} GiB)"
+    lines = [f"found batch: {count(told.found.per_gpu)} per GPU{peak}{beside}; predicted {predicted_text(told)}"]
+    for step in plan.steps:
+        if step.search is None:
+            told_step = f"{hours_text(step.time_hours)}, {cost_text(step.cost_usd)}"
+            lines.append(f"planned again: {step.name} {batch_cell(step, plan)}: {told_step}")
+    return lines
+
+
 def _facts(record: RunRecord, locate: Callable[[str, str], str], picture: Path | None) -> Iterator[tuple[str, str]]:
+    if batch := record.batch_found():
+        yield from found_facts(batch, record.plan)
     if record.decision:
         yield from decision_facts(record.decision)
         yield from _check_without(record.decision, record.measured())
@@ -181,6 +210,8 @@ def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[
     rate = significant(result.measured.samples_per_second)
     yield "speed", f"{rate} samples/s over {result.world_size} processes on {result.measured.device}"
     yield "checkpoint", locate(last.handle, result.best_checkpoint)
+    if record.plan.provenance.settings.launch.loggers:
+        yield "logs", locate(last.handle, LOGS_FOLDER)
 
 
 def _accuracy(record: RunRecord) -> str:
@@ -217,6 +248,8 @@ def _next(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "next", f"gpuplan resume {run}"
         yield "next", f"gpuplan logs {run}"
         return
+    if len(record.steps) == 1 and record.batch_result is not None:
+        yield "next", f"gpuplan launch {shlex.join(_conditions(record.plan))}"
     if record.plan.step("train") is None and record.lr_result is not None:
         yield "next", f"gpuplan launch {shlex.join([*_conditions(record.plan), '--lr-from', run])}"
     if record.lr_result is not None:

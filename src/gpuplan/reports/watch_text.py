@@ -9,14 +9,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from gpuplan.core.errors import ExitCode
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import usd
 from gpuplan.reports.layout import Block, Facts, Line, Table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from decimal import Decimal
 
     from gpuplan.engine.watched import WatchedRun, WatchedStep
 
-_COLUMNS = ("run", "instance", "backend", "state", "job")
+_COLUMNS = ("run", "instance", "backend", "state", "job", "so far")
 _FURNITURE_LINES = 5
 """Lines of a screen that hold no run: the summary, the table's heading, blank lines, the count of what is left out."""
 
@@ -78,6 +81,7 @@ def _run(run: WatchedRun) -> dict[str, Any]:
         "state": run.state,
         "exit_code": {"unknown": "the run is not over"} if run.exit_code is None else int(run.exit_code),
         "goes_on": run.goes_on,
+        "cost_so_far_usd": _amount(run.so_far_usd),
         "steps": [
             {
                 "name": step.name,
@@ -92,7 +96,18 @@ def _run(run: WatchedRun) -> dict[str, Any]:
 
 
 def _row(run: WatchedRun) -> tuple[str, ...]:
-    return run.run_id, run.instance, run.backend, _state(run), _job(run.step) if run.step.attempt else ""
+    job = _job(run.step) if run.step.attempt else ""
+    return run.run_id, run.instance, run.backend, _state(run), job, _dollars(run.so_far_usd)
+
+
+def _dollars(amount: Decimal | Unknown | None) -> str:
+    return "" if amount is None else "unknown" if isinstance(amount, Unknown) else usd(amount)
+
+
+def _amount(amount: Decimal | Unknown | None) -> object:
+    if amount is None:
+        return {"unknown": "nothing is billed there"}
+    return {"unknown": amount.unknown} if isinstance(amount, Unknown) else f"{amount:.4f}"
 
 
 def _state(run: WatchedRun) -> str:

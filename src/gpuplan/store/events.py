@@ -18,7 +18,7 @@ from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.planning.speed.throughput import Hours
-from gpuplan_job.contract import Decision
+from gpuplan_job.contract import Decision, FailureKind
 
 
 class OfAttempt(Frozen):
@@ -99,6 +99,22 @@ class Trained(OfAttempt):
     result: dict[str, Any]
 
 
+class Cause(Frozen):
+    """What a job itself said of its failure."""
+
+    kind: FailureKind
+    rank: int | None = None
+    """The rank that failed first; None where none is to blame."""
+    exit_code: int | None = None
+    """What that rank's process ended with, where it ended by itself."""
+    signal: str = ""
+    """The signal that ended it."""
+    where: str = ""
+    """The line of the user's own code that it came from."""
+    last_lines: tuple[str, ...] = ()
+    """What that rank printed last, oldest first."""
+
+
 class Failed(OfAttempt):
     """A step ended without a usable result; a later attempt may follow."""
 
@@ -107,6 +123,8 @@ class Failed(OfAttempt):
     message: str
     why: str = ""
     fix: str = ""
+    cause: Cause | None = None
+    """None where the job left no account of it, or did not fail itself."""
 
 
 class CancelRequested(Frozen):
@@ -134,6 +152,20 @@ class Advised(Frozen):
     critical_batch: CriticalBatch | Unknown
 
 
+class BatchFound(OfAttempt):
+    """find-batch is done; its verified result, whole."""
+
+    kind: Literal["batch-found"] = "batch-found"
+    result: dict[str, Any]
+
+
+class PlannedAgain(Frozen):
+    """The run's plan at the batch that find-batch found, in force from here on: the same steps, the rest anew."""
+
+    kind: Literal["planned-again"] = "planned-again"
+    plan: LaunchPlan
+
+
 Event = Annotated[
     Planned
     | Submitting
@@ -147,7 +179,9 @@ Event = Annotated[
     | CancelRequested
     | Cancelled
     | Resumed
-    | Advised,
+    | Advised
+    | BatchFound
+    | PlannedAgain,
     Field(discriminator="kind"),
 ]
 

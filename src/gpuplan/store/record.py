@@ -16,7 +16,7 @@ from gpuplan.core.job_state import JobState
 from gpuplan.planning.advice.critical_batch import CriticalBatch
 from gpuplan.planning.plan import LaunchPlan
 from gpuplan.store import events as ev
-from gpuplan_job.contract import Decision, LrResult, TrainResult
+from gpuplan_job.contract import BatchResult, Decision, LrResult, TrainResult
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from gpuplan.planning.warm_up import WarmUpPlan
 
 RunState = Literal["planned", "running", "succeeded", "failed", "cancelling", "cancelled"]
+_RESULTS = {"measured": "lr_result", "trained": "train_result", "batch-found": "batch_result"}
+"""Where the record keeps the result that an event brings."""
 
 
 class Attempt(Frozen):
@@ -78,10 +80,14 @@ class RunRecord(Frozen):
 
     run_id: str
     plan: LaunchPlan
+    """The plan in force: the one agreed on, or the one that was made again at the batch that find-batch found."""
+    agreed_plan_id: str
+    """Of the plan that was agreed on when the run was created."""
     owner: str
     created_at: datetime
     state: RunState
     steps: tuple[StepRecord, ...]
+    batch_result: dict[str, Any] | None = None
     lr_result: dict[str, Any] | None = None
     decision: Decision | None = None
     replanned: ev.Replanned | None = None
@@ -98,6 +104,10 @@ class RunRecord(Frozen):
         """Return the handles of all jobs that may live: intended or submitted, and not known to have ended."""
         attempts = (attempt for step in self.steps for attempt in step.attempts)
         return [attempt.handle for attempt in attempts if not attempt.state.terminal]
+
+    def batch_found(self) -> BatchResult | None:
+        """Return find-batch's result, None before there is one."""
+        return None if self.batch_result is None else BatchResult.from_json(json.dumps(self.batch_result))
 
     def measured(self) -> LrResult | None:
         """Return lr-find's result, None before there is one."""
@@ -151,6 +161,7 @@ class _Builder:
         self._run_id = run_id
         self._created_at = first.at
         self._plan = first.event.plan
+        self._agreed = first.event.plan.plan_id
         self._owner = first.event.owner
         self._attempts: dict[str, list[Attempt]] = {step.name: [] for step in self._plan.steps}
         self._done: set[str] = set()
@@ -161,6 +172,7 @@ class _Builder:
         """Take in one event."""
         self._apply_to_step(item.event, item.at)
         self._apply_to_run(item)
+        self._apply_to_plan(item)
         if self._complete() and self._state not in {"failed", "cancelled"}:
             self._state = "succeeded"
 
@@ -172,9 +184,9 @@ class _Builder:
                 self._change(event, submitted=True)
             case ev.Observed():
                 self._change(event, state=event.state, **self._seen(event, at))
-            case ev.Measured() | ev.Trained():
+            case ev.Measured() | ev.Trained() | ev.BatchFound():
                 self._done.add(event.step)
-                self._values["lr_result" if event.kind == "measured" else "train_result"] = event.result
+                self._values[_RESULTS[event.kind]] = event.result
             case ev.Failed():
                 self._change(event, failed=True)
                 self._end(event, at)
@@ -201,10 +213,16 @@ class _Builder:
             case ev.Resumed():
                 self._state = "running"
                 self._values.pop("failure", None)
-            case ev.Planned():
-                raise ValueError(f"{self._run_id}: a second plan at event {item.seq}")
             case _:
                 pass
+
+    def _apply_to_plan(self, item: ev.Stored) -> None:
+        if isinstance(item.event, ev.Planned):
+            raise ValueError(f"{self._run_id}: a second plan at event {item.seq}")  # noqa: TRY004 - a damaged log is a bad value, not a bad type
+        if isinstance(item.event, ev.PlannedAgain):
+            if [step.name for step in item.event.plan.steps] != list(self._attempts):
+                raise ValueError(f"{self._run_id}: planned again with other steps at event {item.seq}")
+            self._plan = item.event.plan
 
     def record(self) -> RunRecord:
         """Return the frozen record."""
@@ -215,6 +233,7 @@ class _Builder:
         return RunRecord(
             run_id=self._run_id,
             plan=self._plan,
+            agreed_plan_id=self._agreed,
             owner=self._owner,
             created_at=self._created_at,
             state=self._state,

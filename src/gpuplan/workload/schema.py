@@ -6,14 +6,13 @@ It must not hold a value that depends on an instance: those come from the profil
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from gpuplan.core.frozen import Frozen
+from gpuplan.workload.values import Arguments, LoggerNames, Patterns, Usd, WholeNumbers
 from gpuplan_job.contract import BatchSchedule, Device, Optimizer, Precision, Schedule
 from gpuplan_job.sweep_design import RULE, RUNS
 
@@ -29,52 +28,6 @@ class Flag:
 
     name: str
     variable: str = ""
-
-
-def _decimal(value: object) -> object:
-    """Let TOML and flags write 12.5 for a Decimal, through its shortest decimal text, never its binary expansion."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return value
-    try:
-        return Decimal(str(value))
-    except InvalidOperation as error:
-        raise ValueError("must be an amount in dollars, such as 12.50") from error
-
-
-Usd = Annotated[Decimal, BeforeValidator(_decimal)]
-
-
-def _whole_numbers(value: object) -> object:
-    """Let flags and variables write 32,64,128 for what is a list in TOML; a number that stands twice counts once."""
-    if isinstance(value, str):
-        try:
-            value = [int(part) for part in value.split(",") if part.strip()]
-        except ValueError as error:
-            raise ValueError("must be whole numbers with commas between them, such as 32,64,128") from error
-    # By repr: 1, 1.0 and true are equal, and two of them are refused for what they are.
-    return tuple({repr(item): item for item in value}.values()) if isinstance(value, list | tuple) else value
-
-
-def _texts(value: object) -> object:
-    """Let flags and variables write `data/*.npz,notes/` for what is a list in TOML."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return tuple(value) if isinstance(value, list | tuple) else value
-
-
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_texts)]
-WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], BeforeValidator(_whole_numbers)]
-
-
-def _arguments(value: object) -> object:
-    """Let flags and variables write a JSON object for what is a table in TOML; only what JSON can say is taken."""
-    try:
-        return json.loads(value) if isinstance(value, str) else json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise ValueError('must be a JSON object of plain values, such as {"width": 64}') from error
-
-
-Arguments = Annotated[dict[str, Any], BeforeValidator(_arguments)]
 
 
 class Section(Frozen):
@@ -105,6 +58,8 @@ class Launch(Section):
     """Refuse to start if the p90 cost in USD passes this; sent with the jobs as time limits that AWS enforces."""
     max_hours: float | None = Field(default=None, gt=0, le=28 * 24, examples=[12])
     """Time limit of the training in hours, enforced by AWS; by default 1.5 times its p90 time and 15 minutes."""
+    loggers: LoggerNames = Field(default=("csv", "tensorboard"), max_length=4, examples=[("csv", "mlflow")])
+    """Loggers of the training, such as csv,tensorboard,mlflow,wandb; none for none. They change nothing of it."""
 
 
 class Aws(Section):
@@ -237,6 +192,19 @@ class Lr(Section):
     """Single-GPU instance type for lr-find; by default the cheapest that fits, or the training's own GPU if near it."""
 
 
+class FindBatch(Section):
+    """How find-batch looks for the largest batch that is safe on the training's GPU."""
+
+    largest: Annotated[int | None, Flag("--largest-batch")] = Field(default=None, ge=1, le=1_000_000, examples=[512])
+    """Largest per-GPU batch that find-batch tries; by default one that leaves the training at least 100 steps."""
+    memory_share: float = Field(default=0.8, gt=0, le=1)
+    """Share of the GPU's memory that a safe batch stays within."""
+    memory_gib: float | None = Field(default=None, gt=0, le=10_000, examples=[16.0])
+    """GiB that find-batch takes for all the memory of a training process, where there is more."""
+    trial_seconds: float = Field(default=20.0, gt=0, le=3600)
+    """Seconds that the timed steps of one try may take; larger batches are not tried where they take longer."""
+
+
 class Settings(Frozen):
     """All settings of one run, complete: what a plan is computed from."""
 
@@ -244,6 +212,7 @@ class Settings(Frozen):
     aws: Aws
     workload: Workload
     lr: Lr
+    find_batch: FindBatch = FindBatch()
     code: Code = Code()
 
 
@@ -279,4 +248,11 @@ def setting_fields() -> list[SettingField]:
     return found
 
 
-SECTIONS: dict[str, type[Frozen]] = {"launch": Launch, "aws": Aws, "workload": Workload, "lr": Lr, "code": Code}
+SECTIONS: dict[str, type[Frozen]] = {
+    "launch": Launch,
+    "aws": Aws,
+    "workload": Workload,
+    "lr": Lr,
+    "find_batch": FindBatch,
+    "code": Code,
+}

@@ -3,7 +3,17 @@
 Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
-from gpuplan_job.contract.job import PROGRESS_PREFIX, Failure, FailureKind, JobInput, Progress
+from gpuplan_job.contract.batch_search import BatchResult, BatchSearchSpec, BatchTrial, Outcome
+from gpuplan_job.contract.job import (
+    EXIT_CODES,
+    LOGS_FOLDER,
+    PROGRESS_PREFIX,
+    Failure,
+    FailureKind,
+    JobInput,
+    LoggerName,
+    Progress,
+)
 from gpuplan_job.contract.range_test import (
     UNDECIDED,
     BatchSweeps,
@@ -32,21 +42,27 @@ from gpuplan_job.contract.workload import (
 )
 
 __all__ = [
+    "BATCH_RESULT_FILE",
     "CLAIM_FILE",
     "CODE_FILE",
+    "EXIT_CODES",
     "EXIT_FILE",
     "FAILURE_FILE",
     "INPUT_FILE",
     "JOB_DIR_VARIABLE",
+    "LOGS_FOLDER",
     "LR_RESULT_FILE",
     "ONECYCLE_RISE",
     "OWN",
     "PROGRESS_PREFIX",
     "TRAIN_RESULT_FILE",
     "UNDECIDED",
+    "BatchResult",
     "BatchSchedule",
+    "BatchSearchSpec",
     "BatchSpec",
     "BatchSweeps",
+    "BatchTrial",
     "CodeSpec",
     "Curve",
     "DataDescription",
@@ -56,11 +72,13 @@ __all__ = [
     "Failure",
     "FailureKind",
     "JobInput",
+    "LoggerName",
     "LrResult",
     "LrTarget",
     "Measured",
     "NoiseScale",
     "Optimizer",
+    "Outcome",
     "Precision",
     "Progress",
     "Schedule",
@@ -79,6 +97,7 @@ CLAIM_FILE = "claim"
 """Locked (flock) by the launcher for as long as the job lives; holds its process id."""
 EXIT_FILE = "exit.json"
 """Written last of all, by the launcher: `{"code": n}`. With it the job is over."""
+BATCH_RESULT_FILE = "batch_result.json"
 LR_RESULT_FILE = "lr_result.json"
 TRAIN_RESULT_FILE = "train_result.json"
 FAILURE_FILE = "failure.json"

@@ -5,9 +5,10 @@ Standard library only; part of `gpuplan_job.contract`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+from gpuplan_job.contract.batch_search import BatchSearchSpec
 from gpuplan_job.contract.range_test import SweepSpec
 from gpuplan_job.contract.training import TrainSpec
 from gpuplan_job.contract.workload import BatchSpec, CodeSpec, Device, WorkloadSpec
@@ -16,12 +17,47 @@ from gpuplan_job.document import ContractError, Document
 PROGRESS_PREFIX = "gpuplan.progress "
 """A log line that starts so carries one `Progress`; every backend that streams logs streams progress."""
 
-FailureKind = Literal["usage", "data", "import", "out-of-memory", "disk", "device", "killed", "user-code", "internal"]
+FailureKind = Literal[
+    "usage",
+    "data",
+    "import",
+    "out-of-memory",
+    "disk",
+    "device",
+    "communication",
+    "stall",
+    "killed",
+    "crash",
+    "user-code",
+    "internal",
+]
+"""Why a job failed; docs/failures.md says how each is recognised."""
+
+EXIT_CODES: dict[FailureKind, int] = {
+    "internal": 1,
+    "usage": 2,
+    "user-code": 10,
+    "data": 11,
+    "import": 12,
+    "out-of-memory": 13,
+    "disk": 14,
+    "device": 15,
+    "communication": 16,
+    "stall": 17,
+    "killed": 18,
+    "crash": 19,
+}
+"""Exit codes of a job that failed. One that a signal ended has 128 + its number, as in a shell."""
+
+
+LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
+LOGS_FOLDER = "logs"
+"""In a job's folder: what its loggers write."""
 
 
 @dataclass(frozen=True)
 class JobInput(Document):
-    """All that a job is told. Exactly one of `sweep` and `train` is set, and names the task."""
+    """All that a job is told. Exactly one of `sweep`, `train` and `batch_search` is set, and names the task."""
 
     SCHEMA: ClassVar[str] = "gpuplan.job-input/1"
 
@@ -34,18 +70,21 @@ class JobInput(Document):
     device: Device
     sweep: SweepSpec | None = None
     train: TrainSpec | None = None
+    batch_search: BatchSearchSpec | None = None
+    loggers: list[LoggerName] = field(default_factory=list)
+    """Where a training's figures go besides the progress lines; they change nothing of what is trained."""
     code: CodeSpec | None = None
     """None where model and data are gpuplan's own kinds."""
 
     def __post_init__(self) -> None:
         """Refuse an input that names no task or two."""
-        if (self.sweep is None) == (self.train is None):
-            raise ContractError("JobInput: exactly one of sweep and train must be set")
+        if [self.sweep, self.train, self.batch_search].count(None) != 2:  # noqa: PLR2004 - all but one
+            raise ContractError("JobInput: exactly one of sweep, train and batch_search must be set")
 
     @property
     def packages(self) -> list[str]:
         """What the job imports beside the standard library and numpy, by the names of its packages."""
-        lightning = self.train is not None or self.code is not None or ":" in self.workload.model
+        lightning = self.train is not None or self.code is not None
         lamb = self.workload.optimizer == "lamb"
         return [
             "torch",
@@ -69,6 +108,10 @@ class Progress(Document):
     total: int
     values: dict[str, float]
     """For people, in this order of keys: loss, learning_rate, samples_per_second, val_loss, val_accuracy."""
+    eta_seconds: float | None = None
+    """Seconds until the last step at the rates measured so far, validation included; None before there are any."""
+    ends_epoch: bool = False
+    """Whether an epoch has ended, and the values are those of all of it."""
 
     def to_line(self) -> str:
         """Return the log line that `from_line` reads."""
@@ -98,4 +141,17 @@ class Failure(Document):
     message: str
     fix: str
     rank: int | None = None
+    """The rank that failed first; None where none of them is to blame."""
     trace: str = ""
+    where: str = ""
+    """The line of the user's own code that it came from, `model.py:12 in forward`."""
+    exit_code: int | None = None
+    """What that rank's process ended with, where it ended by itself."""
+    signal: str = ""
+    """The signal that ended it, such as SIGKILL."""
+    last_lines: list[str] = field(default_factory=list)
+    """What that rank printed last, oldest first."""
+    at: float | None = None
+    """Seconds since the epoch at which the rank met it."""
+    echo: bool = False
+    """It is what a rank meets when another one has ended: the cause lies elsewhere."""

@@ -71,6 +71,8 @@ def test_a_document_has_one_key_as_the_job_left_it_and_one_as_it_was_published()
     assert place.mirrored("x").startswith(place.checkpoints), "SageMaker mirrors nothing else while a job runs"
     assert not place.published("x").startswith(place.checkpoints), "a job that is stopped late must not write over it"
     assert place.file("checkpoints/epoch=4.ckpt") == f"{root}/checkpoints/epoch=4.ckpt"
+    assert place.file("logs") == f"{root}/checkpoints/logs"
+    assert place.file("logs/metrics.csv") == f"{root}/checkpoints/logs/metrics.csv"
 
 
 @given(PREFIXES, st.from_regex(r"[0-9a-f]{64}", fullmatch=True))

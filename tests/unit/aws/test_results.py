@@ -14,7 +14,7 @@ from gpuplan.aws.layout import attempt_place
 from gpuplan.aws.results import Results
 from gpuplan.core.errors import NoResultError
 from gpuplan_job.contract import EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, Failure
-from gpuplan_job.document import sha256_hex
+from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -132,6 +132,13 @@ def test_where_every_host_was_killed_that_is_told() -> None:
     assert Results(left(failure=killed), PLACE).document(FAILURE_FILE) == killed
     only_elsewhere = Bucket({PLACE.mirrored("failure-algo-2.json"): failure("disk", "full")})
     assert Results(only_elsewhere, PLACE).document(FAILURE_FILE) == failure("disk", "full")
+
+
+def test_a_host_whose_rank_was_killed_is_told_before_those_that_lost_the_connection_to_it() -> None:
+    echo = json.loads(failure("communication", "Connection reset by peer")) | {"echo": True}
+    killed = failure("killed", "ended by SIGKILL")
+    bucket = left(**{"failure.json": canonical_json(echo).encode(), "failure-algo-2.json": killed})
+    assert Results(bucket, PLACE).document(FAILURE_FILE) == killed
 
 
 def test_a_message_that_speaks_of_being_killed_is_no_echo() -> None:

@@ -13,6 +13,7 @@ from gpuplan_job.contract import BatchSpec, JobInput, LrTarget, SweepSpec, Train
 from gpuplan_job.torchrun import Nodes
 
 SOURCE, FOLDER = Path("/in.json"), Path("/out")
+WATCHED = ["-m", "gpuplan_job.rank", "/out/ranks"]
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 SECOND_OF_TWO = Nodes(2, 1, "algo-1", interface="eth0")
 
@@ -29,15 +30,20 @@ def environment(base: dict[str, str], processes: int = 1, cpus: int = 2, nodes: 
 
 def test_one_process_is_started_directly_and_several_by_this_pythons_torchrun(train_input: JobInput) -> None:
     alone = torchrun.command(train_input, SOURCE, FOLDER, Nodes())
-    assert alone == [sys.executable, "-m", "gpuplan_job.train", "/in.json", "/out"]
+    assert alone == [sys.executable, *WATCHED, "gpuplan_job.train", "/in.json", "/out"]
     several = torchrun.command(replace(train_input, batch=BatchSpec(8, 4, 1)), SOURCE, FOLDER, Nodes())
     assert several[:4] == [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     assert "--nproc-per-node=4" in several
-    assert several[-4:] == ["-m", "gpuplan_job.train", "/in.json", "/out"]
+    assert several[-6:] == [*WATCHED, "gpuplan_job.train", "/in.json", "/out"]
     sweep = replace(
         train_input, train=None, sweep=SweepSpec(1, 10, 1e-4, 1.0, 100, 0, LrTarget("edge", "noise-scale", 256, 100))
     )
-    assert torchrun.command(sweep, SOURCE, FOLDER, Nodes())[2] == "gpuplan_job.lr_find"
+    assert torchrun.command(sweep, SOURCE, FOLDER, Nodes())[1:5] == [*WATCHED, "gpuplan_job.lr_find"]
+
+
+def test_each_machine_knows_which_ranks_are_its_own() -> None:
+    assert list(Nodes().ranks_here(4)) == [0, 1, 2, 3]
+    assert list(SECOND_OF_TWO.ranks_here(4)) == [2, 3]
 
 
 def test_each_of_several_machines_starts_its_share_and_meets_at_the_first(train_input: JobInput) -> None:

@@ -32,6 +32,7 @@ REQUIRED: dict[str, dict[str, object]] = {
     "workload": {"per_gpu_batch": 1, "precision": "fp32", "workers": 0},
     "lr": {},
     "code": {},
+    "find_batch": {},
 }
 """What a section needs to be valid at all."""
 
@@ -199,3 +200,21 @@ def test_sections_and_fields_are_the_settings_no_more_and_no_less() -> None:
     assert [field.key for field in FIELDS] == [
         f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields
     ]
+
+
+@pytest.mark.parametrize(
+    ("told", "names"),
+    [
+        ("csv, mlflow", ("csv", "mlflow")),
+        (["wandb", "csv", "wandb"], ("wandb", "csv")),
+        ("none", ()),
+        ("", ()),
+    ],
+)
+def test_loggers_are_names_with_commas_or_a_list_each_once(told: object, names: tuple[str, ...]) -> None:
+    assert Launch.model_validate({"backend": "local", "loggers": told}).loggers == names
+
+
+def test_a_logger_nobody_knows_is_refused() -> None:
+    with pytest.raises(ValidationError, match="'csv', 'tensorboard', 'mlflow' or 'wandb'"):
+        Launch.model_validate({"backend": "local", "loggers": "csv,comet"})

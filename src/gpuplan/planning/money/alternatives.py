@@ -34,11 +34,11 @@ _MINUTES_PER_HOUR = 60
 
 
 def alternatives(step: StepPlan, inputs: PlanInputs) -> tuple[Alternative, ...]:
-    """Return four ways to buy the training's hours; none for lr-find, and where AWS bills nothing.
+    """Return four ways to buy the training's hours; none for the searches, and where AWS bills nothing.
 
     The hours are those planned, start-up included: a step takes as long on either service.
     """
-    if service(inputs) is None or step.sweep is not None:
+    if service(inputs) is None or step.name != "train":
         return ()
     return (
         _on_demand(step, inputs, "sagemaker"),

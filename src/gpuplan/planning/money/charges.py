@@ -109,13 +109,16 @@ def _requests(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
         reads = Decimal(objects) / _THOUSAND
         yield _line("s3-reads", small_price("s3-get", region), (reads, reads), how)
     writes: Band | Unknown = _thousands(step, inputs, _FILES_PER_JOB + lists)
-    how = "checkpoints in parts of 8 MiB, results, lists" if step.sweep is None else "results, lists"
+    how = "checkpoints in parts of 8 MiB, results, lists" if step.name == "train" else "results, lists"
     yield _line("s3-writes", small_price("s3-put", region), writes, how)
 
 
 def _objects(step: StepPlan, inputs: PlanInputs) -> tuple[int, str]:
-    """Return how many objects are read, and how that comes: every one, or those that a range test opens."""
+    """Return how many objects are read, and how that comes: every one, or those that a search opens."""
     there = objects(inputs.data)
+    if step.search is not None and step.s3_data == "streamed":
+        opened = max(step.tries, default=step.batch.per_gpu)
+        return opened, f"{count(opened)} objects opened, of {count(there)}"
     if step.sweep is None or step.s3_data != "streamed":
         return there * step.instances, f"{count(there * step.instances)} objects of data"
     noise = step.sweep.noise_micro_batches * step.batch.per_gpu * step.batch.world_size
@@ -126,7 +129,7 @@ def _objects(step: StepPlan, inputs: PlanInputs) -> tuple[int, str]:
 
 def _thousands(step: StepPlan, inputs: PlanInputs, small: int) -> Band | Unknown:
     """Return thousands of requests that write or list, `small` of them whatever is trained."""
-    if step.sweep is not None:
+    if step.name != "train":
         return Decimal(small) / _THOUSAND, Decimal(small) / _THOUSAND
     size = checkpoint_bytes(inputs)
     if isinstance(size, Unknown):
@@ -146,7 +149,7 @@ def _logs(step: StepPlan, inputs: PlanInputs) -> Charge:
 
 def _kept(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
     """Yield a month of what a training leaves on S3: SageMaker mirrors its checkpoints there and deletes none."""
-    if step.sweep is not None:
+    if step.name != "train":
         return
     size, (low, high) = checkpoint_bytes(inputs), _checkpoints(inputs)
     price = small_price("s3-storage", inputs.settings.aws.region)

@@ -24,6 +24,7 @@ __all__ = [
     "StepLoad",
     "StepTime",
     "TimeEstimate",
+    "find_batch",
     "from_measured",
     "lr_find",
     "measured_step",
@@ -164,6 +165,13 @@ def lr_find(
     noise = noise_micro_batches * step.seconds / load.accumulation
     batch = load.per_gpu_batch * hardware.gpus * load.accumulation
     return _estimate(step, steps * step.seconds + noise, batch, hardware.startup_minutes)
+
+
+def find_batch(step: StepTime | Unknown, hardware: Hardware, *, seconds: float, samples: int) -> TimeEstimate | Unknown:
+    """Return the time of a batch search whose tries take `seconds`; `step` is one of `samples`, its largest try's."""
+    if isinstance(step, Unknown):
+        return step
+    return _estimate(step, seconds, samples, hardware.startup_minutes)
 
 
 def from_measured(
