@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,10 @@ def test_there_are_examples() -> None:
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.parent.name)
-def test_an_example_plans(path: Path) -> None:
+def test_an_example_plans(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if path.parent.name == "imagefolder":
+        monkeypatch.chdir(tmp_path)
+        subprocess.run([sys.executable, path.with_name("make_images.py")], check=True)
     plan = plan_from(Given({}, {}, path)).plan
     assert plan.steps
 
