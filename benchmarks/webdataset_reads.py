@@ -35,11 +35,11 @@ BATCH = 16
 BUFFER = 1000
 """Samples that the peer shuffles among; its documentation's example."""
 METHOD = f"""\
-{SHARDS} shards of {SAMPLES} JPEG images of {SIDE} px (noise on a gradient), on this machine's disk, in its page cache. One
-process, no data-loading processes. A round runs every way once over all samples, in turn; shown are the medians of
+{SHARDS} shards of {SAMPLES} JPEG images of {SIDE} px (noise on a gradient), on this machine's disk, in its page cache.
+One process, no data-loading processes. A round runs every way once over all samples, in turn; shown are the medians of
 {{rounds}} rounds, of the process's CPU time, which other processes hardly touch, and of wall time.
 
-- `read`: bytes and label alone. `prepare`: decoded, cropped to 224 px, flipped, normalised: gpuplan's transform for all.
+- `read`: bytes and label alone. `prepare`: decoded, cropped to 224 px, flipped, normalised, by gpuplan's transform.
 - `gpuplan, permutation`: as in a training. `gpuplan, in order`: the same by ascending offset: what locality would save.
 - `image files`: the same images as an `imagefolder`, in a permutation.
 - `webdataset`: WebDataset(shards, shardshuffle), shuffle({BUFFER}), which is near-sequential reading and a buffer."""
@@ -173,9 +173,8 @@ def main() -> None:
         found = timed(ways, arguments.rounds)
         split = shares(shards)
     if arguments.markdown:
-        print(
-            f"# Reading WebDataset shards, {datetime.now(UTC):%Y-%m-%d}\n\n{METHOD.format(rounds=arguments.rounds)}\n"
-        )
+        print(f"# Reading WebDataset shards, {datetime.now(UTC):%Y-%m-%d}\n")
+        print(METHOD.format(rounds=arguments.rounds) + "\n")
         print(f"{platform.platform()}, {os.cpu_count()} CPUs, Python {platform.python_version()}. {arguments.note}\n")
     print("| way | samples a CPU second | samples a wall second |\n|---|---|---|")
     for name, (cpu, wall) in sorted(found.items()):
@@ -187,7 +186,7 @@ def main() -> None:
         kept = sum(counts) if max(counts) - min(counts) < BATCH else min(counts) * RANKS
         print(f"| {name} | {', '.join(map(str, counts))} | {kept} |")
     print(
-        "\nOn S3 each read of the permutation would be a request: at the plan's 50 ms one process gets 20 samples a second."
+        "\nOn S3 each read of the permutation would be a request: at the plan's 50 ms, 20 samples a second and process."
     )
     print("So gpuplan copies shards to the instance first, for lr-find too, and the plan has the time.")
 

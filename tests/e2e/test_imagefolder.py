@@ -26,11 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy
 
 
-def launch(folder: Path, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def launch(folder: Path, home: Path) -> subprocess.CompletedProcess[str]:
     program = [sys.executable, "-c", "from gpuplan.cli.app import main; main()", "launch", "--yes", "-o", "json"]
     variables = os.environ | {"GPUPLAN_HOME": str(home), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*program, *TINY, "--device", "cpu", *arguments],
+        [*program, *TINY, "--device", "cpu"],
         capture_output=True,
         text=True,
         check=False,
