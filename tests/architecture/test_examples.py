@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,9 @@ def test_there_are_examples() -> None:
 def test_an_example_plans(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GPUPLAN_HOME", str(tmp_path))
     monkeypatch.chdir(path.parent)  # as its first lines say: code of a user's own is that of the current folder
+    if path.parent.name == "imagefolder":
+        monkeypatch.chdir(tmp_path)
+        subprocess.run([sys.executable, path.with_name("make_images.py")], check=True)
     plan = plan_from(Given({}, {}, path)).plan
     assert plan.steps
 

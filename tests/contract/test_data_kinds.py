@@ -37,9 +37,10 @@ NAMES = st.characters(exclude_characters="/.")
 
 
 @pytest.fixture
-def spec(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def spec(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return an example's spec, with files of two classes behind imagefolder and webdataset."""
     if request.param == "webdataset":
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
         for split, images in (("train", 12), ("val", 4)):
             tars.write(tmp_path / f"{split}.tar", tars.samples(range(images)))
         return f"webdataset:{tmp_path}"
