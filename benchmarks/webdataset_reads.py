@@ -26,6 +26,7 @@ import torch
 from PIL import Image
 
 from gpuplan_job import data, loaders
+from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.data import _tar_index
 from gpuplan_job.sampling import EpochLayout
 
@@ -120,7 +121,7 @@ def shares(shards: list[Path]) -> list[tuple[str, list[int]]]:
     """Return how many samples each rank gets in an epoch, by either way."""
     total = SHARDS * SAMPLES
     layout = EpochLayout(total, BATCH, RANKS, 1)
-    own = [sum(map(len, loaders.EpochBatches(layout, 0, rank))) for rank in range(RANKS)]
+    own = [sum(map(len, loaders.EpochBatches(TrainingLayout((layout,)), 0, rank))) for rank in range(RANKS)]
     found = [("gpuplan", own)]
     if importlib.util.find_spec("webdataset"):
         import webdataset

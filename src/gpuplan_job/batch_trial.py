@@ -37,6 +37,8 @@ class Trials:
     """In one optimizer step."""
     seconds: float
     """That the steps of a try may take."""
+    undo: Callable[[], object] = lambda: None
+    """Lets go of what a training leaves in things that outlive it, such as gradients of the user's module."""
 
     def trial(self, batch: int) -> BatchTrial:
         """Try a batch.
@@ -48,6 +50,7 @@ class Trials:
         try:
             return self._measured(batch) or BatchTrial(batch, "out-of-memory")
         finally:
+            self.undo()
             self.memory.release()
 
     def _measured(self, batch: int) -> BatchTrial | None:

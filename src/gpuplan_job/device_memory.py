@@ -54,8 +54,7 @@ class DeviceMemory:
         self._before = 0
 
     def begin(self) -> None:
-        """Free what nobody holds any more and forget the peak so far."""
-        self.release()
+        """Forget the peak so far."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
         elif self.device.type == "cpu":

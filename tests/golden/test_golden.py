@@ -97,6 +97,7 @@ def key_list(document: str) -> str:
         ("plan_given_lr.txt", (*AWS, "--pipeline", "train", "--lr", "0.05", "--accumulate", "2")),
         ("plan_unknown_price.txt", ("--instance", "p4de", "--backend", "ec2", "--region", "nowhere-1", *IMAGENET[6:])),
         ("plan_retired.txt", ("--instance", "p3", *AWS[2:], "--per-gpu-batch", "8")),
+        ("plan_find_batch.txt", (*IMAGENET, "--pipeline", "batch-then-lr-then-train")),
         ("plan_nodes_spot_budget.txt", (*AWS, "--nodes", "2", "--spot", "--max-cost", "40")),
     ],
 )
@@ -204,6 +205,14 @@ def test_a_run_has_the_keys_it_had(gpuplan: Shell) -> None:
     check("status_keys.json", key_list(status))
     check("list_keys.json", key_list(gpuplan("list", "-o", "json")))
     check("suggest_keys.json", key_list(gpuplan("suggest", "-o", "json")))
+
+
+def test_a_run_with_a_batch_search_has_the_keys_it_had(gpuplan: Shell) -> None:
+    pipeline = ("--backend", "fake", "--pipeline", "batch-then-lr-then-train")
+    check("plan_keys_find_batch.json", key_list(gpuplan("plan", "-o", "json", *pipeline)))
+    launched = gpuplan("launch", *pipeline, "--yes", "-o", "json")
+    assert key_list(launched) == key_list(gpuplan("status", "-o", "json"))
+    check("status_keys_find_batch.json", key_list(launched))
 
 
 def test_the_help_reads_as_it_did(gpuplan: Shell) -> None:

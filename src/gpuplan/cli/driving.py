@@ -69,7 +69,7 @@ def drive(
         _detach_on_hangup()
         _say_if_changed(record)
         try:
-            record = Engine(store, backend, clock, shown, _at_found_batch).drive(run_id, detach=detach)
+            record = Engine(store, backend, clock, shown, at_found_batch).drive(run_id, detach=detach)
             if record.exit_code is None:
                 code = ExitCode.INTERRUPTED
         except KeyboardInterrupt:
@@ -178,7 +178,7 @@ def _detach_on_hangup() -> None:
             signal.signal(number, interrupt)
 
 
-def _at_found_batch(plan: LaunchPlan, found: FoundBatch) -> LaunchPlan:
+def at_found_batch(plan: LaunchPlan, found: FoundBatch) -> LaunchPlan:
     """Return what a plan becomes at the batch that its find-batch found; its steps stay the same ones.
 
     Raises:

@@ -68,6 +68,11 @@ def refuse_size(plan: LaunchPlan) -> None:
     for step in plan.steps:
         _refuse_disk(plan, step)
         memory = step.memory
+        if step.search is not None:
+            _refuse_search(step)
+            continue
+        if plan.find_batch is not None and plan.find_batch.found is None:
+            continue  # planned at a batch that is yet to be measured
         if not isinstance(memory, Unknown) and memory.verdict == "too_big":
             raise PlanRefusedError(
                 f"{step.name} does not fit: about {significant(memory.peak_gib, 2)} GiB at batch "
@@ -75,6 +80,16 @@ def refuse_size(plan: LaunchPlan) -> None:
                 why=f"even the low end of the estimate, {significant(memory.error_band[0], 2)} GiB, is too much",
                 fix=f"{_smaller(plan, step)}; or a GPU with more memory",
             )
+
+
+def _refuse_search(step: StepPlan) -> None:
+    memory = step.memory
+    if not isinstance(memory, Unknown) and memory.verdict == "too_big":
+        raise PlanRefusedError(
+            f"{step.name} would find nothing: not even one sample a GPU fits {significant(memory.capacity_gib)} GiB",
+            why=f"even the low end of the estimate, {significant(memory.error_band[0], 2)} GiB, is too much",
+            fix="a smaller --image-size or --model, a larger --memory-gib, or a GPU with more memory",
+        )
 
 
 def refuse_cost(plan: LaunchPlan, max_cost: Decimal | None) -> None:

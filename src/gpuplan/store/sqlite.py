@@ -126,7 +126,7 @@ class RunStore:
         try:
             record = fold(run_id, self.events(run_id))
             # Read here what others will: a result of another version is a damaged log, not their surprise.
-            record.measured(), record.trained(), record.exit_code
+            record.batch_found(), record.measured(), record.trained(), record.exit_code
         except ValueError as error:
             raise _broken(self.folder(run_id) / _LOG, str(error)) from error
         return record

@@ -1,4 +1,4 @@
-"""What can go wrong in looking for a learning rate in Python, said with what to do about it."""
+"""What can go wrong in looking for a learning rate or a batch in Python, said with what to do about it."""
 
 from __future__ import annotations
 
@@ -14,3 +14,7 @@ class FindLrError(ValueError):
 
 class NoLearningRateError(LookupError):
     """There is no learning rate to take from a range test that gave none."""
+
+
+class NoBatchError(LookupError):
+    """Not even the smallest batch leaves the room that a safe one must."""

@@ -17,8 +17,9 @@ from gpuplan_job.contract import BatchSpec, LrTarget, SweepAt, SweepSpec
 from gpuplan_job.finder.errors import FindLrError
 from gpuplan_job.finder.feed import Feed, loader_of, samples_in
 from gpuplan_job.finder.found import FoundLr
+from gpuplan_job.finder.given import TrainerSettings, device_for, learner_for, moved_to, precision_of
 from gpuplan_job.finder.isolation import Snapshot, preserved_loader, preserved_randomness
-from gpuplan_job.finder.learner import Lightning, Plain, is_lightning, optimizer_name, peak_rates, usable
+from gpuplan_job.finder.learner import Lightning, optimizer_name, peak_rates, usable
 from gpuplan_job.finder.ranks import Ranks
 from gpuplan_job.finder.sweeps import Sweeps
 
@@ -27,12 +28,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from gpuplan_job.contract import Precision, Progress
-
-_PRECISIONS: dict[object, Precision] = {
-    "fp32": "fp32", "32-true": "fp32", "32": "fp32", 32: "fp32",
-    "16-mixed": "16-mixed", "bf16-mixed": "bf16-mixed",
-}  # fmt: skip
+    from gpuplan_job.contract import Progress
+    from gpuplan_job.finder.learner import Plain
 
 
 def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
@@ -102,11 +99,11 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
         LookupError: there is no such rule or transfer policy.
     """
     ranks = Ranks.here()
-    at_trainer = _Trainer(trainer)
+    at_trainer = TrainerSettings(trainer)
     accumulation = accumulate or at_trainer.accumulation
-    used = _precision(precision if precision is not None else at_trainer.precision)
+    used = precision_of(precision if precision is not None else at_trainer.precision)
     with ExitStack() as stack:
-        where = _device(module, device)
+        where = device_for(module, device)
         stack.enter_context(preserved_randomness(cuda=where.type == "cuda"))
         stack.enter_context(torch.enable_grad())
         loader = loader_of(data)
@@ -114,7 +111,7 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
         size = batch_size or _batch_size(loader)
         feed = Feed(loader, size)
         length = _training_steps(steps, max_epochs, at_trainer, feed, accumulation)
-        learner = _learner(module, data, loss, step)
+        learner = learner_for(module, data, loss, step)
         stack.enter_context(learner.attached(length))
         snapshot = Snapshot(module)
         stack.callback(snapshot.restore)
@@ -125,7 +122,7 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
         chosen = usable(optimizer)
         snapshot.add(chosen)
         start = snapshot
-        if _move(module, chosen, where, stack):
+        if moved_to(module, chosen, where, stack):
             # Its tensors are on the new device; the first snapshot's belong on the old one.
             start = Snapshot(module)
             start.add(chosen)
@@ -169,58 +166,6 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
     )
 
 
-class _Trainer:
-    """What a Lightning Trainer says of the training, or the defaults where there is none."""
-
-    def __init__(self, trainer: Any) -> None:  # noqa: ANN401 - either Lightning's Trainer
-        self.accumulation: int = getattr(trainer, "accumulate_grad_batches", 1)
-        self.precision: object = getattr(trainer, "precision", "fp32")
-        self.max_steps: int = getattr(trainer, "max_steps", None) or -1
-        self.max_epochs: int | None = getattr(trainer, "max_epochs", None)
-        self.clip: float | None = getattr(trainer, "gradient_clip_val", None) or None
-        if self.clip is not None and str(getattr(trainer, "gradient_clip_algorithm", None) or "norm") == "value":
-            raise FindLrError("the trainer clips gradients by value", "clip by norm, or pass clip= and no trainer")
-
-
-def _precision(asked: object) -> Precision:
-    if asked not in _PRECISIONS:
-        raise FindLrError(f"precision {asked!r} is not known here", "use fp32, bf16-mixed or 16-mixed")
-    return _PRECISIONS[asked]
-
-
-def _device(module: nn.Module, asked: str | torch.device) -> torch.device:
-    """Return where to sweep: where it was asked for, else the module's own GPU, else a GPU that is there."""
-    own = {parameter.device for parameter in module.parameters()}
-    if not own:
-        raise FindLrError("the module has no parameters", "build its layers first: setup(), configure_model()")
-    if asked != "auto":
-        return torch.device(asked)
-    first = next(module.parameters()).device
-    if len(own) > 1 or first.type != "cpu":
-        return first
-    if torch.cuda.is_available():
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("mps") if torch.backends.mps.is_available() else first
-
-
-def _move(module: nn.Module, optimizer: torch.optim.Optimizer, where: torch.device, stack: ExitStack) -> bool:
-    """Move a module that is on one device to another until the stack unwinds; return whether that was needed."""
-    own = {parameter.device for parameter in module.parameters()}
-    first = next(iter(own))
-    if len(own) > 1 or first == where:
-        return False
-    if optimizer.state:
-        raise FindLrError(
-            f"the optimizer's state is on {first}, the search on {where}", f"move the module before, or device={first}"
-        )
-    for parameter in module.parameters():
-        parameter.grad = None  # the snapshot has it
-    # Before the snapshot is restored: its tensors belong on the old device.
-    stack.callback(module.to, first)
-    module.to(where)
-    return True
-
-
 def _batch_size(loader: Any) -> int:  # noqa: ANN401 - anything that can be iterated
     first = next(iter(loader), None)
     if first is None:
@@ -231,7 +176,9 @@ def _batch_size(loader: Any) -> int:  # noqa: ANN401 - anything that can be iter
     return size
 
 
-def _training_steps(steps: int | None, max_epochs: int | None, trainer: _Trainer, feed: Feed, accumulation: int) -> int:
+def _training_steps(
+    steps: int | None, max_epochs: int | None, trainer: TrainerSettings, feed: Feed, accumulation: int
+) -> int:
     """Return T at this loader's batch on one device (or on the ranks that are here)."""
     if steps is None and max_epochs is None and trainer.max_steps > 0:
         steps = trainer.max_steps
@@ -246,17 +193,6 @@ def _training_steps(steps: int | None, max_epochs: int | None, trainer: _Trainer
     if steps < 1:
         raise FindLrError(f"a training of {steps} steps", "pass steps=, its optimizer steps")
     return steps
-
-
-def _learner(
-    module: nn.Module,
-    data: object,
-    loss: Callable[[Any, Any], Tensor] | None,
-    step: Callable[[nn.Module, Any], Tensor] | None,
-) -> Lightning | Plain:
-    if is_lightning(module) and loss is None and step is None:
-        return Lightning(module, getattr(data, "datamodule", data) if hasattr(data, "train_dataloader") else None)
-    return Plain(module, loss, step)
 
 
 def _shares(learner: Lightning | Plain, optimizer: torch.optim.Optimizer) -> list[float]:
