@@ -60,6 +60,7 @@ FAULTS_DONE = (
     Fault("missing data", "data", None, data="imagefolder:/nowhere"),
     Fault("file too large", "disk", 0),
     Fault("unequal collectives", "stall", None),
+    Fault("stuck rank", "stall", None),
 )
 
 
@@ -77,6 +78,7 @@ def main(arguments: list[str]) -> int:
             continue
         with tempfile.TemporaryDirectory(prefix="gpuplan-failures-") as place:
             wrong += bare(fault, Path(place)) if chosen.bare else ours(fault, Path(place))
+    print("* from the launch: the fault is there from the start")
     print(f"{wrong} of {len(chosen.names or FAULTS_DONE)} not named right", flush=True)
     return min(wrong, 1)
 
@@ -91,10 +93,10 @@ def ours(fault: Fault, place: Path) -> int:
     ended = time.time()
     failure = Failure.from_json((folder / "failure.json").read_bytes())
     right = failure.kind == fault.kind and fault.rank in {None, failure.rank}
-    since = ended - fault_time(place, begun)
+    since = f"{ended - fault_time(place, begun):6.1f}{' ' if (place / 'fault-time').exists() else '*'}"
     rank = f"{failure.rank} of {'any' if fault.rank is None else fault.rank}"
     sign = "" if right else f"  WRONG, {fault.kind}"
-    print(f"{fault.name:24} {failure.kind:14} {rank:8} {since:6.1f}  {done.returncode}: {failure.message[:150]}{sign}")
+    print(f"{fault.name:24} {failure.kind:14} {rank:8} {since} {done.returncode}: {failure.message[:150]}{sign}")
     if not right:
         print("\n".join(done.stderr.splitlines()[-12:]))
     sys.stdout.flush()

@@ -50,7 +50,8 @@ BY_TEXT = (
     ),
     _cause(
         "stall",
-        r"Watchdog caught collective|timed out waiting|Application timeout caused pair closure|wait timeout after",
+        r"Watchdog caught collective|timed out waiting|Application timeout caused pair closure|wait timeout after"
+        r"|op\.preamble\.length",
         "the ranks do not all call the same collectives, or one of them is stuck: see what each printed last",
     ),
     _cause(
@@ -77,3 +78,8 @@ BY_TEXT = (
     ),
 )
 """The first that matches counts: an allocation that fails inside NCCL is still memory."""
+
+
+def by_text(text: str) -> Cause | None:
+    """Return what a message means, None where no row of the table knows it."""
+    return next((cause for cause in BY_TEXT if cause.pattern.search(text)), None)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuplan_job import rank, user_frames
-from gpuplan_job.causes import LESS_MEMORY, SEE_OTHERS
+from gpuplan_job.causes import LESS_MEMORY, SEE_OTHERS, by_text
 from gpuplan_job.contract import EXIT_CODES, FAILURE_FILE, Failure, FailureKind
 from gpuplan_job.document import ContractError
 from gpuplan_job.failures import RANKS_FOLDER, report_path
@@ -21,6 +21,7 @@ from gpuplan_job.failures import RANKS_FOLDER, report_path
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from gpuplan_job.causes import Cause
     from gpuplan_job.contract import JobInput
     from gpuplan_job.rank import RankEnd
 
@@ -42,6 +43,19 @@ class RankStory:
     def innocent(self) -> bool:
         """It ended well, or because it was told to."""
         return self.report is None and self.end is not None and (self.end.code == 0 or self.end.stopped)
+
+    @property
+    def echo(self) -> bool:
+        """It tells of nothing but the end of another rank."""
+        if self.report is not None:
+            return self.report.echo
+        thrown = self.thrown
+        return thrown is not None and thrown.kind == "communication"
+
+    @property
+    def thrown(self) -> Cause | None:
+        """What the C++ exception means that ended it: so do NCCL's watchdog and gloo end a rank."""
+        return by_text(self.end.thrown) if self.end is not None and self.end.code == -signal.SIGABRT else None
 
     @property
     def at(self) -> float:
@@ -81,7 +95,7 @@ def find(job_input: JobInput | None, found: Sequence[RankStory], folder: Path, o
     guilty = sorted((story for story in found if not story.innocent), key=lambda story: story.at)
     if not guilty or not any(story.report or story.end for story in found):
         return _report(folder / FAILURE_FILE)
-    causes = [story for story in guilty if story.report is None or not story.report.echo]
+    causes = [story for story in guilty if not story.echo]
     first = (causes or guilty)[0]
     failure = first.report or _silent(job_input, first, oom_killed)
     if failure.kind == "killed" and oom_killed and first.report is not None:  # a data-loading worker
@@ -111,6 +125,7 @@ def _silent(job_input: JobInput | None, story: RankStory, oom_killed: int) -> Fa
         rank=story.rank,
         where=str(frame) if frame else "",
         at=story.end.at if story.end else None,
+        echo=story.echo,
     )
 
 
@@ -120,6 +135,8 @@ def _of_end(story: RankStory, oom_killed: int) -> tuple[FailureKind, str, str]:
     if story.end.code >= 0:
         said = f"its process ended with exit code {story.end.code} and without an error of Python's"
         return "crash", said, f"{_SEE_LOG}; something called exit"
+    if story.thrown is not None:
+        return story.thrown.kind, f"it aborted: {story.end.thrown}", story.thrown.fix
     name = _name(-story.end.code)
     if name == signal.SIGKILL.name and oom_killed:
         return "out-of-memory", _by_kernel("its process was ended by SIGKILL"), LESS_MEMORY

@@ -38,6 +38,8 @@ _LONGEST_LINE = 1 << 16
 """Bytes that are held back for want of a line's end: a progress bar may never end its line."""
 _CHUNK = 1 << 16
 _SUFFIX = ".end.json"
+_WHAT = b"what():"
+"""How C++ begins to tell an exception that nobody caught, before it aborts."""
 _PROGRESS = PROGRESS_PREFIX.encode()
 
 
@@ -56,6 +58,8 @@ class RankEnd(Document):
     """It had been asked to stop before it ended."""
     last_lines: list[str]
     """What it printed last to stdout and stderr, oldest first, without progress."""
+    thrown: str = ""
+    """What a C++ exception said that nobody caught; the trace that follows it pushes it out of the last lines."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,7 +79,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = _pass_signals_on(child)
     output = _Output(prefix)
     code = output.follow(child)
-    end = RankEnd(process.rank, code, time.time(), asked.is_set(), output.last_lines())
+    end = RankEnd(process.rank, code, time.time(), asked.is_set(), output.last_lines(), output.thrown())
     with suppress(OSError):  # a full disk: the launcher looks at it
         Path(folder).mkdir(exist_ok=True)
         write_atomic(Path(folder, f"{process.rank}{_SUFFIX}"), end.to_json())
@@ -120,6 +124,7 @@ class _Output:
         self._prefix = prefix
         self._last: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._held: dict[int, bytes] = {}
+        self._thrown = b""
 
     def follow(self, child: subprocess.Popen[bytes]) -> int:
         """Pass everything on until the process ends, and return its code.
@@ -154,6 +159,10 @@ class _Output:
         """Return the newest lines as text."""
         return [_cut(line.decode(errors="replace")) for line in self._last]
 
+    def thrown(self) -> str:
+        """Return what an uncaught C++ exception said, empty where there was none."""
+        return _cut(self._thrown.partition(_WHAT)[2].decode(errors="replace").strip())
+
     def _pass_on(self, source: int, target: int) -> bool:
         """Pass on what a pipe holds; False at its end."""
         try:
@@ -178,6 +187,8 @@ class _Output:
             return line + b"\n"
         if line.strip():
             self._last.append(line)
+        if _WHAT in line:
+            self._thrown = line
         return self._prefix + line + b"\n"
 
     @staticmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -90,6 +91,26 @@ def test_a_kill_while_the_kernel_killed_for_memory_is_out_of_memory(tmp_path: Pa
     assert "memory ran out" in failure.message
     worker = judge(tmp_path, told(1, "killed", 10.0), oom_killed=1)
     assert worker.kind == "out-of-memory"
+
+
+@pytest.mark.parametrize(
+    ("thrown", "kind"),
+    [
+        ("[Rank 0] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=7)", "stall"),
+        ("[enforce fail at gloo/transport/tcp/pair.cc:451] op.preamble.length <= op.nbytes. 256 vs 28", "stall"),
+        ("[PG ID 0 Rank 1] NCCL error: remote process exited or there was a network error", "communication"),
+        ("an exception of somebody's own", "crash"),
+    ],
+)
+def test_an_abort_is_explained_by_the_exception_that_caused_it(tmp_path: Path, thrown: str, kind: FailureKind) -> None:
+    story = RankStory(1, None, replace(end(1, SIGABRT, 10.0), thrown=thrown))
+    failure = judge(tmp_path, story, stopped(0, 10.5))
+    assert (failure.kind, failure.rank, failure.signal) == (kind, 1, "SIGABRT")
+
+
+def test_an_abort_for_want_of_a_peer_is_an_echo_of_the_peers_end(tmp_path: Path) -> None:
+    aborted = RankStory(0, None, replace(end(0, SIGABRT, 9.0), thrown="NCCL error: remote process exited"))
+    assert judge(tmp_path, aborted, silent(1, 3, 9.5)).rank == 1
 
 
 def test_a_crash_names_the_line_that_was_running(tmp_path: Path) -> None:

@@ -72,6 +72,14 @@ def test_a_process_that_a_signal_ends_is_reported_with_it(tmp_path: Path, number
     assert "about to" in end.last_lines
 
 
+def test_an_uncaught_exception_of_cpp_is_kept_though_a_long_trace_follows(tmp_path: Path) -> None:
+    script = (
+        "print('terminate called after throwing an instance of X\\n  what():  no peer')\nfor i in range(99): print(i)"
+    )
+    _, _, end = ended(tmp_path, start(tmp_path, script))
+    assert end.thrown == "no peer"
+
+
 def test_a_request_to_stop_reaches_the_process_once_and_is_noted(tmp_path: Path) -> None:
     script = """
 import signal, sys, time
