@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gpuplan_job import batch_search
 from gpuplan_job.batch_trial import Trials
-from gpuplan_job.contract import (
+from gpuplan_job.contract import EXIT_CODES, (
     BATCH_RESULT_FILE,
     FAILURE_FILE,
     BatchResult,
@@ -257,7 +257,7 @@ def test_a_job_under_a_limit_meets_it_lives_and_chooses_what_is_safe(train_input
 @pytest.mark.slow
 def test_a_job_for_which_no_sample_fits_says_so(train_input: JobInput, tmp_path: Path) -> None:
     spec = BatchSearchSpec(8, 0.8, 1, 1, 60.0, memory_gib=0.2)
-    assert launched(job(train_input, "digits", 2, spec), tmp_path) == 1
+    assert launched(job(train_input, "digits", 2, spec), tmp_path) == EXIT_CODES["out-of-memory"]
     failure = Failure.from_json((tmp_path / "job" / FAILURE_FILE).read_bytes())
     assert failure.kind == "out-of-memory"
     assert "not even 1 sample a GPU" in failure.message
