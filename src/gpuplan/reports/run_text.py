@@ -249,7 +249,9 @@ def _next(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield "next", f"gpuplan logs {run}"
         return
     if len(record.steps) == 1 and record.batch_result is not None:
-        yield "next", f"gpuplan launch {shlex.join(_conditions(record.plan))}"
+        processes = record.plan.provenance.settings.launch.world_size
+        more = ["--world-size", str(processes)] if processes else []
+        yield "next", f"gpuplan launch {shlex.join([*_conditions(record.plan), *more])}"
     if record.plan.step("train") is None and record.lr_result is not None:
         yield "next", f"gpuplan launch {shlex.join([*_conditions(record.plan), '--lr-from', run])}"
     if record.lr_result is not None:
