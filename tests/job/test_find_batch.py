@@ -18,8 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gpuplan_job import batch_search
 from gpuplan_job.batch_trial import Trials
-from gpuplan_job.contract import EXIT_CODES, (
+from gpuplan_job.contract import (
     BATCH_RESULT_FILE,
+    EXIT_CODES,
     FAILURE_FILE,
     BatchResult,
     BatchSearchSpec,
