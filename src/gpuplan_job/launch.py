@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, process_tree, scratch, torchrun
+from gpuplan_job import claim, oom_retry, process_tree, scratch, torchrun
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, JobInput
 from gpuplan_job.document import canonical_json
@@ -99,6 +99,8 @@ class _Job:
         if missing:
             raise JobError("import", f"{', '.join(missing)} not installed for {sys.executable}", INSTALL_FIX)
         returned = self._child(job_input)
+        if returned != 0 and self._retries(job_input):
+            returned = self._child(job_input)
         if (stopped := self.stop.error()) is not None:
             self._fail(stopped)
             return CODE_STOPPED
@@ -108,6 +110,15 @@ class _Job:
         if not (self.folder / FAILURE_FILE).exists():
             self._fail(_unexplained(returned, self.folder))
         return CODE_FAILED
+
+    def _retries(self, job_input: JobInput) -> bool:
+        """Tell whether a training that has failed goes on once more; among several machines none could know of it."""
+        if self.stop.signal is not None or self.nodes.count > 1:
+            return False
+        retry = oom_retry.after_failure(job_input, self.folder)
+        if retry is not None:
+            _say(oom_retry.announcement(retry, job_input.batch.world_size))
+        return retry is not None
 
     def _child(self, job_input: JobInput) -> int:
         """Run the processes to their end and return torchrun's, or the only one's, exit code."""

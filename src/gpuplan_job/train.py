@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import process_tree
+from gpuplan_job import oom_retry, process_tree
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import TRAIN_RESULT_FILE, JobInput, Progress, TrainResult
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     job_input: JobInput | None = None
     try:
         text = source.read_bytes()
-        job_input = JobInput.from_json(text)
+        job_input = oom_retry.applied(JobInput.from_json(text), folder)
         result = _train(job_input, sha256_hex(text), folder, process)
         if process.rank == 0:
             write_atomic(folder / TRAIN_RESULT_FILE, result.to_json())
@@ -77,7 +77,7 @@ def fit(
     from gpuplan_job.measuring import Measuring
     from gpuplan_job.training_progress import TrainingProgress
 
-    workload, batch = job_input.workload, job_input.batch
+    workload, batch = job_input.workload, oom_retry.batch_of(job_input)
     if job_input.train is None:
         raise ContractError("JobInput: this is not a training")
     if process.world_size != batch.world_size:
@@ -130,6 +130,7 @@ def fit(
         optimizer_steps=trainer.global_step,
         measured=measuring.measured(),
         versions=runtime.versions(),
+        oom_retry=job_input.train.oom_retry,
     )
 
 
@@ -151,7 +152,9 @@ def _layout(train_samples: int, val_samples: int, job_input: JobInput) -> Traini
         problem = f"{val_samples} validation samples do not reach {batch.world_size} processes"
         raise JobError("data", problem, "validate with at least one sample per GPU")
     try:
-        return TrainingLayout.of(train_samples, batch, workload.batch_schedule, workload.epochs)
+        retry = job_input.train.oom_retry if job_input.train else None
+        parts = retry.parts if retry else 1
+        return TrainingLayout.of(train_samples, batch, workload.batch_schedule, workload.epochs, parts)
     except ValueError as error:
         raise JobError("usage", str(error), "use a smaller --per-gpu-batch or --accumulate, or more data") from error
 

@@ -3,7 +3,7 @@
 Both packages import it. Standard library only; every reader must refuse what does not fit.
 """
 
-from gpuplan_job.contract.job import PROGRESS_PREFIX, Failure, FailureKind, JobInput, Progress
+from gpuplan_job.contract.job import PROGRESS_PREFIX, Expected, Failure, FailureKind, JobInput, Progress
 from gpuplan_job.contract.range_test import (
     UNDECIDED,
     BatchSweeps,
@@ -16,7 +16,7 @@ from gpuplan_job.contract.range_test import (
     SweepAt,
     SweepSpec,
 )
-from gpuplan_job.contract.training import ONECYCLE_RISE, EpochMetrics, TrainResult, TrainSpec
+from gpuplan_job.contract.training import ONECYCLE_RISE, EpochMetrics, OomRetry, TrainResult, TrainSpec
 from gpuplan_job.contract.workload import (
     OWN,
     BatchSchedule,
@@ -40,6 +40,7 @@ __all__ = [
     "ONECYCLE_RISE",
     "OWN",
     "PROGRESS_PREFIX",
+    "RETRY_FILE",
     "TRAIN_RESULT_FILE",
     "UNDECIDED",
     "BatchSchedule",
@@ -50,6 +51,7 @@ __all__ = [
     "Decision",
     "Device",
     "EpochMetrics",
+    "Expected",
     "Failure",
     "FailureKind",
     "JobInput",
@@ -57,6 +59,7 @@ __all__ = [
     "LrTarget",
     "Measured",
     "NoiseScale",
+    "OomRetry",
     "Optimizer",
     "Precision",
     "Progress",
@@ -77,5 +80,7 @@ EXIT_FILE = "exit.json"
 LR_RESULT_FILE = "lr_result.json"
 TRAIN_RESULT_FILE = "train_result.json"
 FAILURE_FILE = "failure.json"
+RETRY_FILE = "retry.json"
+"""Beside the results of a training that ran out of memory once: how it goes on, an `OomRetry`."""
 JOB_DIR_VARIABLE = "GPUPLAN_JOB_DIR"
 """Variable with the job's output folder, inherited by every process of the job: how its tree is found."""

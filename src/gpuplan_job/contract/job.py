@@ -16,7 +16,31 @@ from gpuplan_job.document import ContractError, Document
 PROGRESS_PREFIX = "gpuplan.progress "
 """A log line that starts so carries one `Progress`; every backend that streams logs streams progress."""
 
-FailureKind = Literal["usage", "data", "import", "out-of-memory", "disk", "device", "killed", "user-code", "internal"]
+FailureKind = Literal[
+    "usage",
+    "data",
+    "import",
+    "out-of-memory",
+    "disk",
+    "device",
+    "communication",
+    "stall",
+    "diverged",
+    "killed",
+    "user-code",
+    "internal",
+]
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the plan expects a process to need, held against the machine before the first step; None: not known."""
+
+    peak_gib: float | None = None
+    """Of a GPU's memory, or of this machine's where there is none."""
+    checkpoint_gib: float | None = None
+    loader_gib: float | None = None
+    """Batches that the data-loading workers of a process hold ready in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +58,7 @@ class JobInput(Document):
     device: Device
     sweep: SweepSpec | None = None
     train: TrainSpec | None = None
+    expected: Expected | None = None
 
     def __post_init__(self) -> None:
         """Refuse an input that names no task or two."""
