@@ -69,6 +69,7 @@ def fit(
         JobError: the input does not fit the processes or the data, or the training diverged.
     """
     from gpuplan_job import checkpoint_io, checkpoints, lightning_subject, loaders, network_options, runtime
+    from gpuplan_job.divergence import DivergenceGuard
     from gpuplan_job.ema import WeightAverage
     from gpuplan_job.epoch_draws import EpochDraws
     from gpuplan_job.fail_fast import FailFast
@@ -91,6 +92,7 @@ def fit(
     module = lightning_subject.module_of(network, workload, job_input.train, training)
     figures = EpochFigures(batches, job_input.train.learning_rate)
     measuring = Measuring(device, batches)
+    guarded = job_input.train.divergence_guard
     keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input), figures)
     files = checkpoint_io.CheckpointFiles()
     # The order counts: an epoch is drawn, then averaged and summed up, and one that is reported is one that is kept.
@@ -99,6 +101,7 @@ def fit(
         *([WeightAverage(workload.ema_decay)] if workload.ema_decay is not None else []),
         figures,
         measuring,
+        *([DivergenceGuard(figures, workload.label_smoothing, shard.samples)] if guarded else []),
         keeper,
         TrainingProgress(job_input.step, figures, _print),
         FailFast(folder, job_input, process),
