@@ -16,11 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, oom_retry, process_tree, scratch, torchrun
+from gpuplan_job import claim, heartbeat, oom_retry, process_tree, scratch, torchrun
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, JobInput
 from gpuplan_job.document import canonical_json
 from gpuplan_job.failures import INSTALL_FIX, JobError, write_failure
+from gpuplan_job.stall import Watchdog
 from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
 from gpuplan_job.torchrun import Nodes
 
@@ -125,6 +126,9 @@ class _Job:
         process_tree.adopt_orphans()
         processes = self.nodes.processes_here(job_input.batch.world_size)
         settings = torchrun.environment(self.base, self.folder, processes, _cpus(), self.nodes)
+        heartbeat.clear(self.folder)
+        first = self.nodes.rank * processes
+        watchdog = Watchdog(self.folder, range(first, first + processes) if job_input.train else (), _say)
         arguments = torchrun.command(job_input, self.source, self.folder, self.nodes)
         with scratch.folder(self.folder) as temporary:
             settings["TMPDIR"] = str(temporary)
@@ -137,7 +141,7 @@ class _Job:
                     # torchrun must die with this launcher, and its ranks with it. This process has one thread.
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
                 )
-                return wait(child, self.stop)
+                return wait(child, self.stop, watchdog.look)
             finally:
                 process_tree.end_below_self()
 

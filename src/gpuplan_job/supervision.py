@@ -16,6 +16,7 @@ from gpuplan_job import process_tree
 from gpuplan_job.failures import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 GRACE_SECONDS = 10.0
@@ -43,13 +44,17 @@ class Stop:
         return JobError("killed", f"the job was stopped by {name}", "start it again, or resume the run")
 
 
-def wait(child: subprocess.Popen[bytes], stop: Stop) -> int:
-    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree."""
+def wait(child: subprocess.Popen[bytes], stop: Stop, look: Callable[[], None] = lambda: None) -> int:
+    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree.
+
+    `look` is called several times a second while nothing else happens, and may raise.
+    """
     deadline: float | None = None
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_POLL_SECONDS)
         if stop.signal is None:
+            look()
             continue
         if deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS

@@ -76,6 +76,7 @@ def fit(
     from gpuplan_job.figures import EpochFigures
     from gpuplan_job.manifest import Owner
     from gpuplan_job.measuring import Measuring
+    from gpuplan_job.pulse import Pulse
     from gpuplan_job.training_progress import TrainingProgress
 
     workload, batch = job_input.workload, oom_retry.batch_of(job_input)
@@ -97,6 +98,7 @@ def fit(
     files = checkpoint_io.CheckpointFiles()
     # The order counts: an epoch is drawn, then averaged and summed up, and one that is reported is one that is kept.
     callbacks = [
+        Pulse(folder, process.rank),
         EpochDraws(batches),
         *([WeightAverage(workload.ema_decay)] if workload.ema_decay is not None else []),
         figures,
