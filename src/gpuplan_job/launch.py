@@ -144,6 +144,7 @@ class _Job:
                 return wait(child, self.stop, watchdog.look)
             finally:
                 process_tree.end_below_self()
+                heartbeat.clear(self.folder)
 
     def _fail(self, error: Exception) -> None:
         (self.folder / _RESERVE).unlink(missing_ok=True)

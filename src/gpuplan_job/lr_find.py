@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from gpuplan_job import data, loaders, model, noise, optim, process_tree, runtime
+from gpuplan_job import data, loaders, machine_probe, model, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
@@ -27,6 +27,7 @@ from gpuplan_job.failures import JobError, write_failure
 from gpuplan_job.finder.feed import samples_in
 from gpuplan_job.learner import Batch, Learner
 from gpuplan_job.pace import Pace
+from gpuplan_job.process import Process
 from gpuplan_job.sampling import EpochLayout
 from gpuplan_job.sweep import Sweeper
 
@@ -46,6 +47,7 @@ def main(arguments: list[str]) -> int:
     try:
         text = input_path.read_bytes()
         job_input = JobInput.from_json(text)
+        machine_probe.check(job_input, folder, Process.from_environment({}))
         device = runtime.device(job_input.device, 0)
         workload = job_input.workload
         description = data.describe(workload.data)

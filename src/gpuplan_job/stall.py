@@ -27,6 +27,7 @@ _LONGEST_GAP_SECONDS = 5.0
 """Of the launcher's own absence that counts: one that was itself stopped must not blame the ranks."""
 _STACKS_SECONDS = 3.0
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
+_STANDARD = re.compile(r"/lib/python3\.\d+/(?!(site|dist)-packages/)|<frozen")
 
 Where = Literal["data loading", "checkpoint", "collective", "compilation", "code", "no answer"]
 _PLACES: tuple[tuple[Where, re.Pattern[str]], ...] = (
@@ -62,7 +63,7 @@ class Standing:
     phase: str
     where: Where
     frame: str
-    """Innermost, `loader.py:12 in read`; empty where it did not answer."""
+    """Innermost outside the standard library, `loader.py:12 in read`; empty where it did not answer."""
 
 
 class Watchdog:
@@ -133,7 +134,8 @@ def standing(rank: int, steps: int, phase: str, stacks: str) -> Standing:
     frames = list(_FRAME.finditer(main))
     if not frames:
         return Standing(rank, steps, phase, "no answer", "")
-    inner = frames[0]
+    # What the standard library waits in says little; who called it does.
+    inner = next((frame for frame in frames if not _STANDARD.search(frame["file"])), frames[0])
     shown = f"{inner['file'].rpartition('/')[2]}:{inner['line']} in {inner['name']}"
     for where, pattern in _PLACES:
         if any(pattern.search(frame["file"]) for frame in frames):

@@ -140,9 +140,10 @@ def fit(
 
 
 def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Process) -> TrainResult:
-    from gpuplan_job import data, loaders, model, runtime
+    from gpuplan_job import data, loaders, machine_probe, model, runtime
 
     workload = job_input.workload
+    machine_probe.check(job_input, folder, process)
     runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
     description = data.describe(workload.data)
     sets = loaders.DataSets(*data.load(workload.data, workload.image_size))

@@ -117,7 +117,7 @@ def test_a_launcher_that_was_itself_stopped_blames_nobody(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("stacks", "where", "frame"),
     [
-        (LOADING, "data loading", "selectors.py:415 in select"),
+        (LOADING, "data loading", "dataloader.py:1133 in _try_get_data"),
         (REDUCING, "collective", "graph.py:769 in _engine_run_backward"),
         (OWN, "code", "model.py:12 in training_step"),
         ("", "no answer", ""),
@@ -132,8 +132,8 @@ def test_the_rank_that_is_in_no_collective_is_the_one_behind() -> None:
     standings = [standing(0, 8, "step", REDUCING), standing(1, 8, "data", LOADING)]
     error = explained(75, standings, "the stacks")
     assert error.message == (
-        "nothing has moved for 75 s, after optimizer step 8: rank 1 is behind (data loading, at selectors.py:415 in "
-        "select), the others wait for it"
+        "nothing has moved for 75 s, after optimizer step 8: rank 1 is behind (data loading, at "
+        "dataloader.py:1133 in _try_get_data), the others wait for it"
     )
     assert "--workers" in error.fix
     assert error.__notes__ == ["the stacks"]
