@@ -39,14 +39,20 @@ class TrainingLayout:
     epochs: tuple[EpochLayout, ...]
 
     @classmethod
-    def of(cls, samples: int, batch: BatchSpec, schedule: BatchSchedule, epochs: int) -> TrainingLayout:
-        """Return the layout of a training over `samples` samples.
+    def of(cls, samples: int, batch: BatchSpec, schedule: BatchSchedule, epochs: int, parts: int = 1) -> TrainingLayout:
+        """Return the layout of a training over `samples` samples; each planned micro-batch is taken in `parts`.
 
         Raises:
             ValueError: the samples do not fill one global batch.
         """
         cut = [
-            EpochLayout(samples, batch.per_gpu, batch.world_size, accumulation)
+            EpochLayout(
+                samples,
+                batch.per_gpu // parts,
+                batch.world_size,
+                accumulation * parts,
+                planned_per_gpu=batch.per_gpu if parts > 1 else None,
+            )
             for accumulation in accumulations(schedule, batch.accumulation, epochs)
         ]
         return cls(tuple(cut))

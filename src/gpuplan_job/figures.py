@@ -40,6 +40,8 @@ class EpochFigures(pl.Callback):
         self.epochs: list[EpochMetrics] = []
         self.last_rate = 0.0
         """Learning rate of the newest optimizer step, of its first parameter group."""
+        self.latest = torch.zeros(2)
+        """Sum of the losses, and samples, of the newest micro-batch; on the device."""
         self._sums = torch.zeros(2)
         self._started = 0.0
 
@@ -74,7 +76,9 @@ class EpochFigures(pl.Callback):
         if loss is None:
             raise JobError("user-code", "training_step returned no loss", "return the loss of every batch")
         # Lightning has divided it by the micro-batches of a step.
-        self._sums += torch.stack([loss.detach() * (count * trainer.accumulate_grad_batches), loss.new_tensor(count)])
+        loss = loss.detach().to(self._sums.dtype)
+        self.latest = torch.stack([loss * (count * trainer.accumulate_grad_batches), torch.full_like(loss, count)])
+        self._sums += self.latest
 
     def mean_train_loss(self) -> float:
         """Return this rank's mean loss over the epoch so far; it waits for the GPU."""
@@ -116,7 +120,7 @@ class EpochFigures(pl.Callback):
         if not math.isfinite(loss):
             rate = self.learning_rate
             message = f"the training diverged: the loss is {loss} after {step} steps at learning rate {rate:.3g}"
-            raise JobError("user-code", message, f"use a lower learning rate: --lr {rate / 2:.3g}")
+            raise JobError("diverged", message, f"use a lower learning rate: --lr {rate / 2:.3g}")
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, first_cause, process_tree, rank, scratch, torchrun, user_code
+from gpuplan_job import claim, first_cause, heartbeat, oom_retry, process_tree, rank, scratch, torchrun, user_code
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import (
     BATCH_RESULT_FILE,
@@ -31,6 +31,7 @@ from gpuplan_job.contract import (
 )
 from gpuplan_job.document import canonical_json
 from gpuplan_job.failures import INSTALL_FIX, RANKS_FOLDER, JobError, describe
+from gpuplan_job.stall import Watchdog
 from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
 from gpuplan_job.torchrun import Nodes
 
@@ -110,20 +111,40 @@ class _Job:
         missing = [name for name in job_input.packages if importlib.util.find_spec(name) is None]
         if missing:
             raise JobError("import", f"{', '.join(missing)} not installed for {sys.executable}", INSTALL_FIX)
-        oom_kills = first_cause.oom_kills()
-        returned = self._child(job_input)
-        if (stopped := self.stop.error()) is not None:
-            self._fail(describe(job_input, stopped, rank=None))
-            return CODE_STOPPED
-        result = self.folder / _RESULTS[torchrun.task_of(job_input)]
-        if returned == 0 and (result.exists() or self.nodes.rank > 0):
-            return 0
+        while True:
+            oom_kills = first_cause.oom_kills()
+            returned = self._child(job_input)
+            if (stopped := self.stop.error()) is not None:
+                self._fail(describe(job_input, stopped, rank=None))
+                return CODE_STOPPED
+            result = self.folder / _RESULTS[torchrun.task_of(job_input)]
+            if returned == 0 and (result.exists() or self.nodes.rank > 0):
+                return 0
+            failure = self._failure(job_input, returned, oom_kills)
+            if not self._goes_on(job_input, failure):
+                return self._fail(failure)
+
+    def _failure(self, job_input: JobInput, returned: int, oom_kills: int) -> Failure:
+        """Return what came first; `oom_kills` is how many processes the kernel had killed before the job."""
         ranks = self.nodes.ranks_here(job_input.batch.world_size)
         stories = first_cause.stories(self.folder, ranks)
         failure = first_cause.find(job_input, stories, self.folder, first_cause.oom_kills() - oom_kills)
         if failure is None or (failure.kind in _MAY_BE_DISK and _disk_is_full(self.folder)):
-            failure = describe(job_input, _unexplained(returned, self.folder), rank=failure.rank if failure else None)
-        return self._fail(failure)
+            return describe(job_input, _unexplained(returned, self.folder), rank=failure.rank if failure else None)
+        return failure
+
+    def _goes_on(self, job_input: JobInput, failure: Failure) -> bool:
+        """Tell whether a failed training is started once more; one of several machines could not know of the others."""
+        if self.nodes.count > 1:
+            return False
+        retry = oom_retry.after_failure(job_input, failure, self.folder)
+        if retry is None:
+            return False
+        _say(oom_retry.announcement(retry, job_input.batch.world_size))
+        # What its ranks said is said; only a second failure counts.
+        shutil.rmtree(self.folder / RANKS_FOLDER, ignore_errors=True)
+        (self.folder / FAILURE_FILE).unlink(missing_ok=True)
+        return True
 
     def _child(self, job_input: JobInput) -> int:
         """Run the processes to their end and return torchrun's, or the only one's, exit code."""
@@ -137,6 +158,9 @@ class _Job:
             place = self.folder / _USER_CODE
             user_code.unpack(self.source.with_name(CODE_FILE), job_input.code, place)
             settings[user_code.FOLDER_VARIABLE] = str(place)
+        heartbeat.clear(self.folder)
+        first = self.nodes.rank * processes
+        watchdog = Watchdog(self.folder, range(first, first + processes) if job_input.train else (), _say)
         arguments = torchrun.command(job_input, self.source, self.folder, self.nodes)
         ranks = self.folder / RANKS_FOLDER
         with scratch.folder(self.folder) as temporary:
@@ -152,10 +176,11 @@ class _Job:
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
                 )
                 # Between machines torchrun's own end is awaited: it is how the others learn of it.
-                alone = self.nodes.count == 1
-                return wait(child, self.stop, partial(rank.all_over, ranks, processes) if alone else None)
+                over = partial(rank.all_over, ranks, processes) if self.nodes.count == 1 else None
+                return wait(child, self.stop, over, watchdog.look)
             finally:
                 process_tree.end_below_self()
+                heartbeat.clear(self.folder)
 
     def _fail(self, failure: Failure) -> int:
         """Write the failure, say it last of all, and return the exit code that it stands for."""

@@ -103,6 +103,7 @@ class RankShard(Sampler[int]):
     """Sampler of rank r of N: positions r, r + N, r + 2 N, ... and nothing to make the ranks equal."""
 
     def __init__(self, samples: int, rank: int, world_size: int) -> None:
+        self.samples = samples
         self.positions = range(rank, samples, world_size)
 
     def __iter__(self) -> Iterator[int]:

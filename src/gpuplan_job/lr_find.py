@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from gpuplan_job import loaders, noise, optim, process_tree, runtime
+from gpuplan_job import loaders, machine_probe, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
@@ -27,6 +27,7 @@ from gpuplan_job.failures import JobError, write_failure
 from gpuplan_job.finder.feed import samples_in
 from gpuplan_job.learner import Batch, Learner
 from gpuplan_job.pace import Pace
+from gpuplan_job.process import Process
 from gpuplan_job.sampling import EpochLayout
 from gpuplan_job.sweep import Sweeper
 from gpuplan_job.workload_subject import WorkloadSubject
@@ -47,6 +48,7 @@ def main(arguments: list[str]) -> int:
     try:
         text = input_path.read_bytes()
         job_input = JobInput.from_json(text)
+        machine_probe.check(job_input, folder, Process.from_environment({}))
         device = runtime.device(job_input.device, 0)
         subject = WorkloadSubject(job_input.workload, folder)
         check = subject.data_check(job_input, folder, of_all=True)

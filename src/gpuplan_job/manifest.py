@@ -28,12 +28,15 @@ class Owner:
     run_id: str
     step: str
     job_sha256: str
-    """Of the job's input without its attempt: data, batch, seed and schedule are what a checkpoint continues."""
+    """Of the job's input as it was sent, without its attempt: data, batch, seed and schedule are what a checkpoint
+    continues. A retry after memory ran out keeps the global batch, and goes on."""
 
     @classmethod
     def of(cls, job_input: JobInput) -> Owner:
         """Return the owner of a job's checkpoints."""
-        return cls(job_input.run_id, job_input.step, sha256_hex(replace(job_input, attempt=0).to_json()))
+        train = replace(job_input.train, oom_retry=None) if job_input.train else None
+        sent = replace(job_input, attempt=0, train=train, expected=None)
+        return cls(job_input.run_id, job_input.step, sha256_hex(sent.to_json()))
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,8 @@ class EpochLayout:
     per_gpu: int
     world_size: int
     accumulation: int
+    planned_per_gpu: int | None = None
+    """Where a planned micro-batch is taken in parts: it decides on the last step, so that the steps stay as planned."""
 
     def __post_init__(self) -> None:
         """Refuse a layout that has no full step or no positive size."""
@@ -39,7 +41,8 @@ class EpochLayout:
     def steps(self) -> int:
         """Optimizer steps in an epoch."""
         full, rest = divmod(self.samples, self.global_batch)
-        return full + (1 if rest >= self._least_step else 0)
+        planned = min(2, self.planned_per_gpu or self.per_gpu) * self.world_size
+        return full + (1 if rest >= planned else 0)
 
     @property
     def _least_step(self) -> int:

@@ -44,10 +44,16 @@ class Stop:
         return JobError("killed", f"the job was stopped by {name}", "start it again, or resume the run")
 
 
-def wait(child: subprocess.Popen[bytes], stop: Stop, over: Callable[[], bool] | None = None) -> int:
+def wait(
+    child: subprocess.Popen[bytes],
+    stop: Stop,
+    over: Callable[[], bool] | None = None,
+    look: Callable[[], None] = lambda: None,
+) -> int:
     """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree.
 
-    Where `over` says that nothing more can come of the child, it is killed: the end of a torchrun takes seconds.
+    Where `over` says that nothing more can come of the child, it is killed: the end of a torchrun takes seconds. `look`
+    is called several times a second while nothing else happens, and may raise.
     """
     deadline: float | None = None
     while True:
@@ -56,6 +62,7 @@ def wait(child: subprocess.Popen[bytes], stop: Stop, over: Callable[[], bool] | 
         if over is not None and over():
             child.kill()
         if stop.signal is None:
+            look()
             continue
         if deadline is None:
             deadline = time.monotonic() + GRACE_SECONDS

@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import process_tree
+from gpuplan_job import oom_retry, process_tree
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import TRAIN_RESULT_FILE, JobInput, Progress, TrainResult
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     job_input: JobInput | None = None
     try:
         text = source.read_bytes()
-        job_input = JobInput.from_json(text)
+        job_input = oom_retry.applied(JobInput.from_json(text), folder)
         result = _train(job_input, sha256_hex(text), folder, process)
         if process.rank == 0:
             write_atomic(folder / TRAIN_RESULT_FILE, result.to_json())
@@ -69,6 +69,7 @@ def fit(
         JobError: the input does not fit the processes or the data, or the training diverged.
     """
     from gpuplan_job import checkpoint_io, checkpoints, lightning_subject, loaders, network_options, runtime
+    from gpuplan_job.divergence import DivergenceGuard
     from gpuplan_job.ema import WeightAverage
     from gpuplan_job.epoch_draws import EpochDraws
     from gpuplan_job.fail_fast import FailFast
@@ -76,9 +77,10 @@ def fit(
     from gpuplan_job.logged import Logged
     from gpuplan_job.manifest import Owner
     from gpuplan_job.measuring import Measuring
+    from gpuplan_job.pulse import Pulse
     from gpuplan_job.training_progress import TrainingProgress
 
-    workload, batch = job_input.workload, job_input.batch
+    workload, batch = job_input.workload, oom_retry.batch_of(job_input)
     if job_input.train is None:
         raise ContractError("JobInput: this is not a training")
     if process.world_size != batch.world_size:
@@ -92,15 +94,18 @@ def fit(
     module = lightning_subject.module_of(network, workload, job_input.train, training)
     figures = EpochFigures(batches, job_input.train.learning_rate)
     measuring = Measuring(device, batches)
+    guarded = job_input.train.divergence_guard
     keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input), figures)
     logged = Logged(job_input, folder, process.rank, _say_of_logger)
     files = checkpoint_io.CheckpointFiles()
     # The order counts: an epoch is drawn, then averaged and summed up, and one that is reported is one that is kept.
     callbacks = [
+        Pulse(folder, process.rank),
         EpochDraws(batches),
         *([WeightAverage(workload.ema_decay)] if workload.ema_decay is not None else []),
         figures,
         measuring,
+        *([DivergenceGuard(figures, workload.label_smoothing, shard.samples)] if guarded else []),
         keeper,
         logged,
         TrainingProgress(job_input.step, figures, logged.and_log(_print)),
@@ -134,14 +139,16 @@ def fit(
         optimizer_steps=trainer.global_step,
         measured=measuring.measured(),
         versions=runtime.versions(),
+        oom_retry=job_input.train.oom_retry,
     )
 
 
 def _train(job_input: JobInput, input_sha256: str, folder: Path, process: Process) -> TrainResult:
-    from gpuplan_job import runtime
+    from gpuplan_job import machine_probe, runtime
     from gpuplan_job.workload_subject import WorkloadSubject
 
     workload = job_input.workload
+    machine_probe.check(job_input, folder, process)
     runtime.device(job_input.device, process.local_rank, process.local_world_size)  # fails before the data is read
     subject = WorkloadSubject(workload, folder)
     runtime.seed_everything(workload.seed)
@@ -161,7 +168,9 @@ def _layout(train_samples: int, val_samples: int, job_input: JobInput) -> Traini
         problem = f"{val_samples} validation samples do not reach {batch.world_size} processes"
         raise JobError("data", problem, "validate with at least one sample per GPU")
     try:
-        return TrainingLayout.of(train_samples, batch, workload.batch_schedule, workload.epochs)
+        retry = job_input.train.oom_retry if job_input.train else None
+        parts = retry.parts if retry else 1
+        return TrainingLayout.of(train_samples, batch, workload.batch_schedule, workload.epochs, parts)
     except ValueError as error:
         raise JobError("usage", str(error), "use a smaller --per-gpu-batch or --accumulate, or more data") from error
 

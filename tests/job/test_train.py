@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_stops_with_a_lower_rate_to_try(tmp_path: Path
     job_input = replace(train_input, batch=BatchSpec(8, 1, 1), train=TrainSpec(1e38))
     with pytest.raises(JobError, match="diverged") as caught:
         fit(job_input, tmp_path)
-    assert (caught.value.kind, "--lr 5e+37" in caught.value.fix) == ("user-code", True)
+    assert (caught.value.kind, "--lr 5e+37" in caught.value.fix) == ("diverged", True)
 
 
 def test_data_smaller_than_a_global_batch_is_refused(tmp_path: Path, train_input: JobInput) -> None:

@@ -57,6 +57,7 @@ _OF_A_TRAINING = {
     "launch.nodes",
     "launch.spot",
     "launch.max_hours",
+    "launch.divergence_guard",
     "lr.learning_rate",
 }
 _NOT_OF_A_SEARCH = {"launch.pipeline", "launch.spot", "launch.max_hours"}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from gpuplan_job.contract import BatchResult, Failure, JobInput, LrResult, TrainResult
 
 _NOTHING = Decimal(0)
-_CHANGES_THE_PLAN = {"usage", "out-of-memory", "user-code"}
+_CHANGES_THE_PLAN = {"usage", "out-of-memory", "diverged", "user-code"}
 """Kinds of failure that the same plan would meet again: resuming it would only repeat them."""
 
 

@@ -5,10 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from gpuplan_job.contract import BatchSpec, CodeSpec, JobInput, TrainSpec
+from gpuplan.core.frozen import Unknown
+from gpuplan.core.units import gib_from_bytes
+from gpuplan_job.contract import BatchSpec, CodeSpec, Expected, JobInput, TrainSpec
 
 if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan, StepPlan
+
+_IN_CHECKPOINT = ("parameters", "buffers", "optimizer state")
+"""Items of a memory estimate that a checkpoint holds."""
+_BYTES_OF_FLOAT = 4
+_PREFETCHED = 2
+"""Batches that PyTorch's loader asks each worker for in advance."""
 
 
 def job_input(
@@ -34,8 +42,13 @@ def job_input(
             raise ValueError("a training step needs a learning rate before it can be bound")
         warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
         steps = warmup.steps if warmup else 0
-        start = warmup.start if warmup and steps else 0.0
-        train = TrainSpec(learning_rate, steps, start, list(plan.lr.shares))
+        train = TrainSpec(
+            learning_rate,
+            steps,
+            warmup.start if warmup and steps else 0.0,
+            list(plan.lr.shares),
+            divergence_guard=plan.provenance.settings.launch.divergence_guard,
+        )
     batch, code = step.batch, plan.provenance.code
     return JobInput(
         run_id=run_id,
@@ -50,4 +63,26 @@ def job_input(
         loggers=list(plan.provenance.settings.launch.loggers) if train else [],
         batch_search=step.search,
         code=None if code is None else CodeSpec(code.sha256, code.archive_bytes),
+        expected=_expected(plan, step),
     )
+
+
+def _expected(plan: LaunchPlan, step: StepPlan) -> Expected:
+    """Return what a process of the step is planned to need, for the job to hold against its machine."""
+    data, workers = plan.data, plan.workload.workers
+    side = plan.workload.image_size
+    pixels = side * side if side else data.height * data.width
+    batch_gib = gib_from_bytes(step.batch.per_gpu * data.channels * pixels * _BYTES_OF_FLOAT)
+    memory = step.memory
+    if isinstance(memory, Unknown):
+        return Expected(loader_gib=_rounded(workers * _PREFETCHED * batch_gib))
+    kept = sum(item.gib for item in memory.items if item.name in _IN_CHECKPOINT)
+    return Expected(
+        peak_gib=_rounded(memory.peak_gib),
+        checkpoint_gib=_rounded(kept) if step.sweep is None else None,
+        loader_gib=_rounded(workers * _PREFETCHED * batch_gib),
+    )
+
+
+def _rounded(gib: float) -> float:
+    return float(f"{gib:.4g}")

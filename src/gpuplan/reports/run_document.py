@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import StepPlan
     from gpuplan.store.events import Cause
     from gpuplan.store.record import Attempt, RunRecord, StepRecord
+    from gpuplan_job.contract import OomRetry
 
 
 def run_document(record: RunRecord, locate: Callable[[str, str], str], exit_code: int | None = None) -> dict[str, Any]:
@@ -170,8 +171,14 @@ def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, An
             "last_checkpoint": locate(last.handle, result.last_checkpoint),
             "logs": locate(last.handle, LOGS_FOLDER),
             "samples_per_second": result.measured.samples_per_second,
+            **({"oom_retry": _retry(result.oom_retry)} if result.oom_retry else {}),
         }
     }
+
+
+def _retry(retry: OomRetry) -> dict[str, Any]:
+    cut = {"per_gpu": retry.per_gpu, "accumulation": retry.accumulation, "planned_per_gpu": retry.planned_per_gpu}
+    return {**cut, "message": retry.message}
 
 
 def _logged(value: float | None) -> float | dict[str, str]:

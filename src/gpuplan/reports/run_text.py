@@ -209,6 +209,11 @@ def _training(record: RunRecord, locate: Callable[[str, str], str]) -> Iterator[
         yield "logged", ", ".join(f"{name} {significant(value)}" for name, value in best.logged.items())
     rate = significant(result.measured.samples_per_second)
     yield "speed", f"{rate} samples/s over {result.world_size} processes on {result.measured.device}"
+    if (retry := result.oom_retry) is not None:
+        planned = f"{retry.planned_per_gpu} samples per GPU ran out of memory"
+        batch = retry.per_gpu * result.world_size * retry.accumulation
+        cut = f"{retry.per_gpu} x {result.world_size} x {retry.accumulation} = {batch}"
+        yield "memory", f"{planned}: trained with {cut}, BatchNorm over {retry.per_gpu} samples"
     yield "checkpoint", locate(last.handle, result.best_checkpoint)
     if record.plan.provenance.settings.launch.loggers:
         yield "logs", locate(last.handle, LOGS_FOLDER)

@@ -56,6 +56,8 @@ class Launch(Section):
     """Train on spot capacity: cheaper, may be interrupted, goes on from its newest checkpoint."""
     max_cost: Usd | None = Field(default=None, gt=0, examples=["12.50"])
     """Refuse to start if the p90 cost in USD passes this; sent with the jobs as time limits that AWS enforces."""
+    divergence_guard: bool = True
+    """Stop a training that diverges or learns nothing; without it only a loss that is not finite stops one."""
     max_hours: float | None = Field(default=None, gt=0, le=28 * 24, examples=[12])
     """Time limit of the training in hours, enforced by AWS; by default 1.5 times its p90 time and 15 minutes."""
     loggers: LoggerNames = Field(default=("csv", "tensorboard"), max_length=4, examples=[("csv", "mlflow")])

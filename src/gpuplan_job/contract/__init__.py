@@ -8,6 +8,7 @@ from gpuplan_job.contract.job import (
     EXIT_CODES,
     LOGS_FOLDER,
     PROGRESS_PREFIX,
+    Expected,
     Failure,
     FailureKind,
     JobInput,
@@ -26,7 +27,7 @@ from gpuplan_job.contract.range_test import (
     SweepAt,
     SweepSpec,
 )
-from gpuplan_job.contract.training import ONECYCLE_RISE, EpochMetrics, TrainResult, TrainSpec
+from gpuplan_job.contract.training import ONECYCLE_RISE, EpochMetrics, OomRetry, TrainResult, TrainSpec
 from gpuplan_job.contract.workload import (
     OWN,
     BatchSchedule,
@@ -55,6 +56,7 @@ __all__ = [
     "ONECYCLE_RISE",
     "OWN",
     "PROGRESS_PREFIX",
+    "RETRY_FILE",
     "TRAIN_RESULT_FILE",
     "UNDECIDED",
     "BatchResult",
@@ -69,6 +71,7 @@ __all__ = [
     "Decision",
     "Device",
     "EpochMetrics",
+    "Expected",
     "Failure",
     "FailureKind",
     "JobInput",
@@ -77,6 +80,7 @@ __all__ = [
     "LrTarget",
     "Measured",
     "NoiseScale",
+    "OomRetry",
     "Optimizer",
     "Outcome",
     "Precision",
@@ -101,5 +105,7 @@ BATCH_RESULT_FILE = "batch_result.json"
 LR_RESULT_FILE = "lr_result.json"
 TRAIN_RESULT_FILE = "train_result.json"
 FAILURE_FILE = "failure.json"
+RETRY_FILE = "retry.json"
+"""Beside the results of a training that ran out of memory once: how it goes on, an `OomRetry`."""
 JOB_DIR_VARIABLE = "GPUPLAN_JOB_DIR"
 """Variable with the job's output folder, inherited by every process of the job: how its tree is found."""

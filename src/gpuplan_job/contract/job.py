@@ -26,6 +26,7 @@ FailureKind = Literal[
     "device",
     "communication",
     "stall",
+    "diverged",
     "killed",
     "crash",
     "user-code",
@@ -46,6 +47,7 @@ EXIT_CODES: dict[FailureKind, int] = {
     "stall": 17,
     "killed": 18,
     "crash": 19,
+    "diverged": 20,
 }
 """Exit codes of a job that failed. One that a signal ended has 128 + its number, as in a shell."""
 
@@ -53,6 +55,17 @@ EXIT_CODES: dict[FailureKind, int] = {
 LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
 LOGS_FOLDER = "logs"
 """In a job's folder: what its loggers write."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the plan expects a process to need, held against the machine before the first step; None: not known."""
+
+    peak_gib: float | None = None
+    """Of a GPU's memory, or of this machine's where there is none."""
+    checkpoint_gib: float | None = None
+    loader_gib: float | None = None
+    """Batches that the data-loading workers of a process hold ready in shared memory."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class JobInput(Document):
     """Where a training's figures go besides the progress lines; they change nothing of what is trained."""
     code: CodeSpec | None = None
     """None where model and data are gpuplan's own kinds."""
+    expected: Expected | None = None
 
     def __post_init__(self) -> None:
         """Refuse an input that names no task or two."""

@@ -16,6 +16,31 @@ ONECYCLE_RISE = 0.3
 
 
 @dataclass(frozen=True)
+class OomRetry(Document):
+    """A training that ran out of memory and goes on once more: smaller micro-batches, the same global batch."""
+
+    SCHEMA: ClassVar[str] = "gpuplan.oom-retry/1"
+
+    planned_per_gpu: int
+    per_gpu: int
+    accumulation: int
+    """With `per_gpu` and the processes the planned global batch."""
+    rank: int | None
+    """That ran out, as far as it is known."""
+    message: str
+
+    def __post_init__(self) -> None:
+        """Refuse a split that is none."""
+        if not 0 < self.per_gpu < self.planned_per_gpu or self.planned_per_gpu % self.per_gpu:
+            raise ContractError(f"OomRetry: {self.planned_per_gpu} does not split into {self.per_gpu}")
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches that a planned one became."""
+        return self.planned_per_gpu // self.per_gpu
+
+
+@dataclass(frozen=True)
 class TrainSpec:
     """What only the training step needs."""
 
@@ -26,6 +51,10 @@ class TrainSpec:
     """Share of the learning rate at which the rise starts."""
     lr_shares: list[float] = field(default_factory=list)
     """Of the learning rate in each epoch, while the global batch grows to the one it is for; empty: 1 in all."""
+    divergence_guard: bool = True
+    """Stop a training that diverges or learns nothing."""
+    oom_retry: OomRetry | None = None
+    """Set by the job itself where its first try ran out of memory; never sent."""
 
     def __post_init__(self) -> None:
         """Refuse a rise that is none."""
@@ -80,6 +109,8 @@ class TrainResult(Document):
     optimizer_steps: int
     measured: Measured
     versions: dict[str, str]
+    oom_retry: OomRetry | None = None
+    """None where the planned micro-batch fitted."""
 
     @property
     def best(self) -> EpochMetrics:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +15,7 @@ from gpuplan.engine.run import Engine
 from gpuplan.reports.run_document import run_document
 from gpuplan.store.events import CancelRequested, Observed, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
-from gpuplan_job.contract import Decision
+from gpuplan_job.contract import Decision, OomRetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,6 +89,20 @@ def test_the_figures_are_those_of_the_results(drive: Drive) -> None:
     assert found["lr"]["training_learning_rate"] == found["train"]["learning_rate"] == trained.learning_rate
     assert found["train"]["metrics"]["val_accuracy"] == trained.epochs[-1].val_accuracy
     assert found["train"]["checkpoint"] == f"fake://{RUN}-train-1/checkpoints/best.ckpt"
+
+
+def test_a_retry_after_memory_ran_out_is_there_for_scripts(drive: Drive) -> None:
+    record = drive()
+    assert record.train_result is not None
+    assert "oom_retry" not in document(record)["train"]
+    retry = asdict(OomRetry(32, 16, 2, 1, "CUDA out of memory"))
+    found = document(record.model_copy(update={"train_result": {**record.train_result, "oom_retry": retry}}))
+    assert found["train"]["oom_retry"] == {
+        "per_gpu": 16,
+        "accumulation": 2,
+        "planned_per_gpu": 32,
+        "message": "CUDA out of memory",
+    }
 
 
 def test_whether_more_gpus_pay_and_the_warm_up_are_there_for_scripts(drive: Drive) -> None:

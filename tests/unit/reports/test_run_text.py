@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from gpuplan.reports.money_text import cost_text
 from gpuplan.reports.run_text import run_text, runs_table
 from gpuplan.store.events import CancelRequested, Planned, Resumed
 from gpuplan.store.record import RunRecord, fold
-from gpuplan_job.contract import Decision
+from gpuplan_job.contract import Decision, OomRetry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,6 +86,17 @@ def test_a_finished_run_tells_what_it_found_and_reached(drive: Drive) -> None:
     assert "found LR" in facts
     assert "training LR" in facts
     assert "failed" not in facts
+
+
+def test_a_training_that_ran_out_of_memory_once_says_with_what_it_went_on(drive: Drive) -> None:
+    record = drive()
+    assert record.train_result is not None
+    retry = asdict(OomRetry(32, 16, 2, 1, "CUDA out of memory"))
+    _, _, facts = parts(record.model_copy(update={"train_result": {**record.train_result, "oom_retry": retry}}))
+    assert facts["memory"] == (
+        "32 samples per GPU ran out of memory: trained with 16 x 2 x 2 = 64, BatchNorm over 16 samples"
+    )
+    assert "memory" not in parts(record)[2]
 
 
 def test_whether_more_gpus_pay_is_a_table_until_the_training_is_over_then_a_sentence(
