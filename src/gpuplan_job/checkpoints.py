@@ -173,7 +173,8 @@ class CheckpointKeeper(pl.Callback):
             self.files.finish(epochs)
 
     def _wish(self) -> Wish:
-        return Wish(save=self._rank == 0 and self._clock() >= self._due, stop=self.stop.asked())
+        due = self._clock() + self._agreement.lag_seconds >= self._due
+        return Wish(save=due and self._rank == 0, stop=self.stop.asked())
 
     def _after_step(self, trainer: pl.Trainer) -> None:
         """Do what the ranks agree to do after the optimizer step that was just taken; every rank calls it."""
