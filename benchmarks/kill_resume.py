@@ -77,9 +77,7 @@ class Noting(nn.Module):
     def __init__(self, note: Callable[[], None]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 2)
-        )
+        self.layers = nn.Sequential(nn.Linear(8, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.3), nn.Linear(32, 2))
         self.note = note
 
     def forward(self, points: Tensor) -> Tensor:
@@ -222,7 +220,7 @@ class Forked:
         done = sum(1 for end in ends if end < len(times))
         kept = next(manifest.verified(folder / "checkpoints", Owner.of(self.job_input), lambda _: None), None)
         from_step = kept[0].place.steps(self.layout) if kept else 0
-        began = times[ends[from_step - 1] if from_step else 0 : ][:1]
+        began = times[ends[from_step - 1] if from_step else 0 :][:1]
         lost = max(0.0, at - began[0]) if began else 0.0
         resumed = self.wait(self.start(folder)) == [0, 0]
         same = resumed and equal(folder, self.expected)
@@ -268,7 +266,7 @@ class Launched:
         source.write_text(self.job_input.to_json())
         with (folder / "log.txt").open("wb") as log:
             arguments = [sys.executable, "-m", "gpuplan_job.launch", str(source), str(folder)]
-            return subprocess.Popen(arguments, stdout=log, stderr=log)  # noqa: S603 - our own launcher
+            return subprocess.Popen(arguments, stdout=log, stderr=log)
 
     def kill(self, number: int, moment: float, victim: str) -> Outcome | None:
         """Kill `moment` seconds into a job and resume it in a new attempt; None where it was over before."""

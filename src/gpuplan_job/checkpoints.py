@@ -1,4 +1,4 @@
-"""When a training saves its state, from where it goes on, and how it stops: between two optimizer steps, all ranks alike.
+"""When a training saves its state, where it goes on, and how it stops: between two optimizer steps, all ranks alike.
 
 Called by `train` as a Lightning callback, the last that has anything to save. What becomes of the files is
 `checkpoint_folder`'s business, how ranks agree is `agreement`'s.

@@ -56,8 +56,8 @@ def run(
 ) -> int:
     """Run the job described by `source` in `folder`, this machine's part of it where there are several.
 
-    `base` is the environment that the job's processes start from; once asked to stop, they have `grace_seconds`. Returns the exit code, which exit.json holds too; on
-    machines other than the first no result is expected.
+    `base` is the environment that the job's processes start from; once asked to stop, they have `grace_seconds`.
+    Returns the exit code, which exit.json holds too; on machines other than the first no result is expected.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:

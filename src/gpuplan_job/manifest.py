@@ -125,7 +125,9 @@ def _read(path: Path, owner: Owner) -> Manifest:
     raw = parse_json(text)
     schema = raw.get("schema") if isinstance(raw, dict) else None
     if schema != Manifest.SCHEMA and str(schema).startswith(Manifest.SCHEMA.partition("/")[0]):
-        raise ContractError(f"another version of gpuplan wrote it: its format is {schema}, this one's {Manifest.SCHEMA}")
+        raise ContractError(
+            f"another version of gpuplan wrote it: its format is {schema}, this one's {Manifest.SCHEMA}"
+        )
     manifest = Manifest.from_json(text)
     if manifest.file + SUFFIX != path.name:
         raise ContractError(f"it describes {manifest.file!r}")

@@ -28,7 +28,9 @@ def refusal(before: BatchSpec, now: TrainingLayout, batch: BatchSpec, workload: 
         earlier = TrainingLayout.of(samples, before, workload.batch_schedule, workload.epochs)
     except ValueError as error:
         return str(error), fitting(before.global_batch, batch)
-    if [(cut.global_batch, cut.steps) for cut in earlier.epochs] == [(cut.global_batch, cut.steps) for cut in now.epochs]:
+    if [(cut.global_batch, cut.steps) for cut in earlier.epochs] == [
+        (cut.global_batch, cut.steps) for cut in now.epochs
+    ]:
         return None
     return (
         f"{told}: the same, but they make {earlier.steps} steps of the training and not {now.steps}",
@@ -42,7 +44,7 @@ def product(batch: BatchSpec) -> str:
 
 
 def fitting(global_batch: int, batch: BatchSpec) -> str:
-    """Return what keeps a global batch on the GPUs of `batch`, at its per-GPU batch or the next smaller that divides."""
+    """Return what keeps a global batch on the GPUs of `batch`, at its per-GPU batch or a smaller one that divides."""
     each, rest = divmod(global_batch, batch.world_size)
     if rest:
         counts = [str(n) for n in range(1, global_batch + 1) if global_batch % n == 0][:8]

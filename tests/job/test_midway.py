@@ -13,17 +13,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from gpuplan_job import checkpoint_io, loaders, stop_request, train
+from gpuplan_job import loaders, train
 from gpuplan_job.contract import BatchSpec, JobInput, TrainResult, TrainSpec
-from gpuplan_job.failures import JobError
-from gpuplan_job.loop_state import Place
 from gpuplan_job.process import Process
-from gpuplan_job.supervision import StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+Batch = tuple[Tensor, Tensor]
 ALONE = Process(rank=0, local_rank=0, world_size=1, local_world_size=1)
 EPOCHS = 3
 EACH_STEP = TrainSpec(0.05, 10, 0.25, checkpoint_seconds=1e-9)
@@ -62,9 +60,7 @@ class Cut(nn.Module):
     def __init__(self, before: Callable[[bool], None]) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2)
-        )
+        self.layers = nn.Sequential(nn.Linear(3, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5), nn.Linear(16, 2))
         self.before = before
 
     def forward(self, points: Tensor) -> Tensor:
@@ -79,6 +75,7 @@ class Hooked(pl.LightningModule):
     def __init__(self, before: Callable[[bool], None]) -> None:
         super().__init__()
         self.network = Cut(before)
+        self.teacher: Tensor
         self.register_buffer("teacher", torch.zeros(16))
         self.learning_rate = 0.05
         self.started = False
@@ -86,24 +83,26 @@ class Hooked(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.started = True
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        del dataloader_idx
         points, classes = batch
         return (points + 0.1 * torch.randn(1) if self.trainer.training else points), classes
 
-    def training_step(self, batch: Any) -> Tensor:
+    def training_step(self, batch: Batch) -> Tensor:
         assert self.started
         points, classes = batch
         return functional.cross_entropy(self.network(points), classes)
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        self.teacher += 0.1 * (self.network.layers[0].bias.detach() - self.teacher) + 0.01 * torch.randn(16)
+    def on_train_batch_end(self, *_: object) -> None:
+        bias = dict(self.network.named_parameters())["layers.0.bias"].detach()
+        self.teacher += 0.1 * (bias - self.teacher) + 0.01 * torch.randn(16)
 
-    def validation_step(self, batch: Any) -> None:
+    def validation_step(self, batch: Batch) -> None:
         points, classes = batch
         loss = functional.cross_entropy(self.network(points + 0.1 * torch.randn(1)) + self.teacher[:2], classes)
         self.log("val_loss", loss)
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> dict[str, Any]:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}

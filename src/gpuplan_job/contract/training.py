@@ -35,7 +35,9 @@ class TrainSpec:
         """Refuse a rise that is none."""
         if self.warmup_steps < 0 or not 0 <= self.warmup_start <= 1:
             raise ContractError("TrainSpec: warmup_steps must not be negative, warmup_start be from 0 to 1")
-        if any(value is not None and value <= 0 for value in (self.mean_seconds_between_failures, self.checkpoint_seconds)):
+        if any(
+            value is not None and value <= 0 for value in (self.mean_seconds_between_failures, self.checkpoint_seconds)
+        ):
             raise ContractError("TrainSpec: seconds between failures and between checkpoints must be positive")
 
 
