@@ -50,9 +50,7 @@ class Asking(nn.Module):
         super().__init__()
         self.slow = slow
         torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2)
-        )
+        self.layers = nn.Sequential(nn.Linear(4, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 2))
         self.folder = folder
         self.passes = 0
 

@@ -283,6 +283,33 @@ def test_a_checkpoint_of_fewer_epochs_than_its_manifest_says_is_refused(tmp_path
         assert (checkpoint_io.problem(content, place) or "").startswith("it holds 1 epochs and 0 steps, not the")
 
 
+def test_a_checkpoint_of_an_older_format_is_refused_in_words(
+    tmp_path: Path, job_input: JobInput, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_off(job_input, tmp_path, after_epochs=1)
+    for path in (tmp_path / "checkpoints").glob("*.json"):
+        path.write_text(path.read_text().replace("gpuplan.checkpoint/2", "gpuplan.checkpoint/1"))
+    assert fit(job_input, tmp_path).optimizer_steps == EPOCHS * STEPS
+    said = "another version of gpuplan wrote it: its format is gpuplan.checkpoint/1, this one's gpuplan.checkpoint/2"
+    assert said in capsys.readouterr().err
+
+
+def test_a_module_whose_checkpoint_could_not_be_loaded_safely_is_told_so_at_the_first(
+    tmp_path: Path, job_input: JobInput
+) -> None:
+    class Careless(Cut):
+        def get_extra_state(self) -> Path:
+            return Path("somewhere")
+
+        def set_extra_state(self, state: Path) -> None:
+            del state
+
+    sets = loaders.DataSets(Augmented(SAMPLES), Augmented(20, shaken=False))
+    with pytest.raises(JobError, match="no training could go on from this checkpoint") as caught:
+        train.fit(job_input, "0" * 64, Careless(None), sets, tmp_path, ALONE)
+    assert caught.value.kind == "user-code"
+
+
 def test_another_jobs_checkpoint_is_neither_used_nor_dropped(tmp_path: Path, job_input: JobInput) -> None:
     adopted(tmp_path, "last-0009.ckpt", 9, Owner("run-2", "train", "0" * 64), b"precious")
     assert fit(job_input, tmp_path).optimizer_steps == EPOCHS * STEPS
