@@ -1,6 +1,6 @@
 """Kill -9 a two-process training at random moments, resume it, and print what was lost and what came out.
 
-    python benchmarks/kill_resume.py                        # 200 kills of processes forked from a warm one, 20 of real jobs
+    python benchmarks/kill_resume.py                        # 200 kills of forked processes, 20 of real jobs
     python benchmarks/kill_resume.py --kills 50 --jobs 0    # quicker
 
 Forked ranks train a tiny network with BatchNorm, dropout, augmentation, accumulation, a ragged step and an average of
