@@ -17,7 +17,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, first_cause, heartbeat, oom_retry, process_tree, rank, scratch, torchrun, user_code
+from gpuplan_job import (
+    claim,
+    first_cause,
+    heartbeat,
+    oom_retry,
+    process_tree,
+    rank,
+    scratch,
+    stop_request,
+    torchrun,
+    user_code,
+)
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import (
     BATCH_RESULT_FILE,
@@ -32,7 +43,7 @@ from gpuplan_job.contract import (
 from gpuplan_job.document import canonical_json
 from gpuplan_job.failures import INSTALL_FIX, RANKS_FOLDER, JobError, describe
 from gpuplan_job.stall import Watchdog
-from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
+from gpuplan_job.supervision import CODE_STOPPED, GRACE_SECONDS, Stop, Watch, wait
 from gpuplan_job.torchrun import Nodes
 
 if TYPE_CHECKING:
@@ -61,16 +72,23 @@ def main(arguments: Sequence[str]) -> int:
     return run(source, folder, Stop(), os.environ, Nodes())
 
 
-def run(source: Path, folder: Path, stop: Stop, base: Mapping[str, str], nodes: Nodes) -> int:
+def run(
+    source: Path,
+    folder: Path,
+    stop: Stop,
+    base: Mapping[str, str],
+    nodes: Nodes,
+    grace_seconds: float = GRACE_SECONDS,
+) -> int:
     """Run the job described by `source` in `folder`, this machine's part of it where there are several.
 
-    `base` is the environment that the job's processes start from. Returns the exit code, which exit.json holds too; on
-    machines other than the first no result is expected.
+    `base` is the environment that the job's processes start from; once asked to stop, they have `grace_seconds`.
+    Returns the exit code, which exit.json holds too; on machines other than the first no result is expected.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with claim.held(folder):
-            return _Job(source, folder, stop, base, nodes).to_exit_file()
+            return _Job(source, folder, (stop, grace_seconds), base, nodes).to_exit_file()
     except claim.AlreadyRunningError:
         _say("another launcher runs this attempt")
         return 0
@@ -85,10 +103,12 @@ def run(source: Path, folder: Path, stop: Stop, base: Mapping[str, str], nodes: 
 class _Job:
     """One attempt, in a folder whose claim is held."""
 
-    def __init__(self, source: Path, folder: Path, stop: Stop, base: Mapping[str, str], nodes: Nodes) -> None:
+    def __init__(
+        self, source: Path, folder: Path, stopping: tuple[Stop, float], base: Mapping[str, str], nodes: Nodes
+    ) -> None:
         self.source = source
         self.folder = folder
-        self.stop = stop
+        self.stop, self.grace_seconds = stopping
         self.base = base
         self.nodes = nodes
         self.job_input: JobInput | None = None
@@ -177,7 +197,8 @@ class _Job:
                 )
                 # Between machines torchrun's own end is awaited: it is how the others learn of it.
                 over = partial(rank.all_over, ranks, processes) if self.nodes.count == 1 else None
-                return wait(child, self.stop, over, watchdog.look)
+                watch = Watch(over, watchdog.look, partial(stop_request.ask, self.folder))
+                return wait(child, self.stop, watch, self.grace_seconds)
             finally:
                 process_tree.end_below_self()
                 heartbeat.clear(self.folder)

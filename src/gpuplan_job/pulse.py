@@ -42,6 +42,10 @@ class Pulse(pl.Callback):
         self._since: float | None = None
         self.heart.beat("start-up", 0, START_SECONDS)
 
+    def saving(self, steps: int) -> None:
+        """Leave the time for a checkpoint, which other ranks wait for in their next step."""
+        self.heart.beat("checkpoint", steps, _CHECKPOINT_SECONDS)
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Wait for an epoch's first data."""
         del pl_module

@@ -1,5 +1,7 @@
 """A child process and the signal that stops it: waits for its end, and once asked to stop ends its tree within a grace.
 
+A child may have a way to be asked that is gentler than a signal; its grace is the same.
+
 Called by `launch` and `sagemaker`. Standard library only.
 """
 
@@ -10,6 +12,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from gpuplan_job import process_tree
@@ -23,6 +26,17 @@ GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL; SageMaker leaves 120 s, spot capacity about as much, a container engine often 10."""
 CODE_STOPPED = 128 + signal.SIGTERM
 _POLL_SECONDS = 0.1
+
+
+class StoppedError(JobError):
+    """A training was asked to stop, and has saved its state."""
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__(
+            "killed",
+            f"the job was stopped; its state after step {done:,} of {total:,} is saved",
+            "start it again, or resume the run",
+        )
 
 
 class Stop:
@@ -44,29 +58,40 @@ class Stop:
         return JobError("killed", f"the job was stopped by {name}", "start it again, or resume the run")
 
 
-def wait(
-    child: subprocess.Popen[bytes],
-    stop: Stop,
-    over: Callable[[], bool] | None = None,
-    look: Callable[[], None] = lambda: None,
-) -> int:
-    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree.
+def _nobody_listens() -> bool:
+    return False
 
-    Where `over` says that nothing more can come of the child, it is killed: the end of a torchrun takes seconds. `look`
-    is called several times a second while nothing else happens, and may raise.
-    """
+
+@dataclass(frozen=True)
+class Watch:
+    """What is asked and told while a child runs."""
+
+    over: Callable[[], bool] | None = None
+    """Tells that nothing more can come of the child, which is then killed: the end of a torchrun takes seconds."""
+    look: Callable[[], None] = lambda: None
+    """Called several times a second while nothing else happens, and may raise."""
+    ask: Callable[[], bool] = _nobody_listens
+    """Asks the child to end by itself and returns whether it listens; one that does not gets SIGTERM."""
+
+
+def wait(
+    child: subprocess.Popen[bytes], stop: Stop, watch: Watch | None = None, grace_seconds: float = GRACE_SECONDS
+) -> int:
+    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree."""
+    watch = watch or Watch()
     deadline: float | None = None
     while True:
         with suppress(subprocess.TimeoutExpired):
             return child.wait(timeout=_POLL_SECONDS)
-        if over is not None and over():
+        if watch.over is not None and watch.over():
             child.kill()
         if stop.signal is None:
-            look()
+            watch.look()
             continue
         if deadline is None:
-            deadline = time.monotonic() + GRACE_SECONDS
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
+            deadline = time.monotonic() + grace_seconds
+            if not watch.ask():
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGTERM)
         elif time.monotonic() >= deadline:
             process_tree.kill(process_tree.descendants(os.getpid()))

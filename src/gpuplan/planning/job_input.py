@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.core.units import gib_from_bytes
+from gpuplan.core.units import SECONDS_PER_HOUR, gib_from_bytes
 from gpuplan_job.contract import BatchSpec, CodeSpec, Expected, JobInput, TrainSpec
 
 if TYPE_CHECKING:
@@ -42,12 +42,16 @@ def job_input(
             raise ValueError("a training step needs a learning rate before it can be bound")
         warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
         steps = warmup.steps if warmup else 0
+        saving = step.checkpoints
         train = TrainSpec(
             learning_rate,
             steps,
             warmup.start if warmup and steps else 0.0,
             list(plan.lr.shares),
             divergence_guard=plan.provenance.settings.launch.divergence_guard,
+            # What a save takes the job will measure itself.
+            mean_seconds_between_failures=saving.hours_between_failures * SECONDS_PER_HOUR if saving else None,
+            checkpoint_seconds=saving.interval_minutes * 60 if saving and saving.asked else None,
         )
     batch, code = step.batch, plan.provenance.code
     return JobInput(

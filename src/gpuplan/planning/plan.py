@@ -15,6 +15,7 @@ from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.own_code.code_package import CheckedCode, CodePackage
 from gpuplan.planning.advice.critical_batch import GpuOption
 from gpuplan.planning.batch import BatchPlan, StepBatch
+from gpuplan.planning.checkpointing import Checkpoints
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Alternative, Charge, Cost, Rate
 from gpuplan.planning.reuse import LrSource, ReusedLr
@@ -99,6 +100,8 @@ class StepPlan(Frozen):
     """Of the instances, start-up included."""
     charges: tuple[Charge, ...] = ()
     """All that AWS bills for the step, line by line, the instances among them."""
+    checkpoints: Checkpoints | None = None
+    """When the training saves its state; None for a step that has none to save."""
     alternatives: tuple[Alternative, ...] = ()
     """Prices of the training's instances on either service, on demand and spot."""
     limits: Limits | None = None
