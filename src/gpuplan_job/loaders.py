@@ -123,7 +123,7 @@ def _drawing(loaded: Iterator[Any], batches: EpochBatches) -> Iterator[Any]:
     for cut, batch in zip(cuts, loaded, strict=True):
         if begins:
             # Ranks draw apart: dropout must not repeat on each.
-            runtime.seed_everything(runtime.derived_seed(batches.seed, "draw", batches.epoch, step, batches.rank))
+            runtime.reseed(runtime.derived_seed(batches.seed, "draw", batches.epoch, step, batches.rank))
         begins = cut.last_of_step
         step += begins
         yield batch

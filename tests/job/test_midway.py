@@ -102,7 +102,7 @@ class Hooked(pl.LightningModule):
         loss = functional.cross_entropy(self.network(points + 0.1 * torch.randn(1)) + self.teacher[:2], classes)
         self.log("val_loss", loss)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - whatever Lightning takes
         optimizer = torch.optim.AdamW(self.parameters(), lr=self.learning_rate)
         plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
