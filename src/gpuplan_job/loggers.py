@@ -49,6 +49,7 @@ def _makers(job_input: JobInput, place: Path) -> dict[LoggerName, Callable[[int]
             name="",
             version="tensorboard",
             default_hp_metric=False,
+            filename_suffix=f".{step}",  # the name has whole seconds alone, and a training may fail in its first
             purge_step=step + 1 if step else None,
             flush_secs=_SECONDS_TO_FLUSH,
         )

@@ -109,10 +109,10 @@ def figures(result: TrainResult) -> list[dict[str, object]]:
 
 
 def tensors(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield all that a checkpoint holds by path, but for times, memory and how Lightning counts epochs it resumed."""
+    """Yield all that a checkpoint holds by path, but for times, memory, the guard's losses, and how Lightning counts."""
     if isinstance(value, dict):
         for key, part in value.items():
-            if key not in ("Measuring", "seconds", "epoch_progress"):
+            if key not in ("Measuring", "DivergenceGuard", "seconds", "epoch_progress"):
                 yield from tensors(part, f"{path}.{key}")
     elif isinstance(value, list | tuple):
         for index, part in enumerate(value):

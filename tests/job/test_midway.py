@@ -142,7 +142,7 @@ def kept(value: object, path: str = "") -> Iterator[tuple[str, object]]:
     """Yield all that a checkpoint holds by path, but for times and memory."""
     if isinstance(value, dict):
         for key, part in value.items():
-            if key not in ("Measuring", "seconds"):
+            if key not in ("Measuring", "DivergenceGuard", "seconds"):
                 yield from kept(part, f"{path}.{key}")
     elif isinstance(value, list | tuple):
         for index, part in enumerate(value):
