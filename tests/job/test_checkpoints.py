@@ -109,7 +109,7 @@ def figures(result: TrainResult) -> list[dict[str, object]]:
 
 
 def tensors(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    """Yield all that a checkpoint holds by path, but for times, memory, the guard's losses, and how Lightning counts."""
+    """Yield all that a checkpoint holds by path, but for times, memory, the guard and how Lightning counts."""
     if isinstance(value, dict):
         for key, part in value.items():
             if key not in ("Measuring", "DivergenceGuard", "seconds", "epoch_progress"):
