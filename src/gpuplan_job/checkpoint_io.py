@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import torch
 from lightning_fabric.plugins import CheckpointIO
@@ -17,12 +17,14 @@ from torch import distributed
 
 from gpuplan_job.contract import EpochMetrics
 from gpuplan_job.failures import JobError
-
-if TYPE_CHECKING:
-    from gpuplan_job.process import Process
+from gpuplan_job.loop_state import Place
 
 EPOCHS = "gpuplan_epochs"
 """Key in a checkpoint: the figures of its epochs."""
+SO_FAR = "gpuplan_epoch_so_far"
+"""Key in a checkpoint: the figures of the epoch that is under way."""
+PLACE = "gpuplan_place"
+"""Key in a checkpoint: where in the training it was made."""
 RESUME = "resume"
 """What Lightning is told to load; `CheckpointFiles` knows which checkpoint that is."""
 
@@ -66,24 +68,31 @@ class CheckpointFiles(CheckpointIO):
         """Do nothing: the keeper drops what it has replaced."""
 
 
-def problem(content: bytes, epoch: int) -> str | None:
-    """Return why a checkpoint cannot be gone on from after `epoch` epochs, None if it can."""
+def place_of(checkpoint: dict[str, Any]) -> Place:
+    """Return where in the training a loaded checkpoint was made."""
+    return Place(**checkpoint[PLACE])
+
+
+def problem(content: bytes, place: Place) -> str | None:
+    """Return why a checkpoint cannot be gone on from at a place, None if it can."""
     try:
         checkpoint = _load(content)
         epochs = [EpochMetrics(**metrics) for metrics in checkpoint[EPOCHS]]
-    except Exception as error:  # noqa: BLE001 - bytes made to do harm can fail in any way, and cost no more than an epoch
+        found = place_of(checkpoint)
+    except Exception as error:  # noqa: BLE001 - bytes made to do harm can fail in any way, and cost no more than a save
         return f"it cannot be loaded: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
-    return None if len(epochs) == epoch else f"it holds {len(epochs)} epochs, its manifest says {epoch}"
+    if found != place or len(epochs) != place.epoch:
+        return f"it holds {len(epochs)} epochs and {found.step} steps, not the {place.epoch} and {place.step} it should"
+    return None
 
 
-def shared(content: bytes | None, process: Process) -> bytes | None:
+def shared(content: bytes | None, group: distributed.ProcessGroup | None) -> bytes | None:
     """Return rank 0's `content` on every rank; a collective, over gloo, so that no GPU memory is touched.
 
-    The process group must be there if there are several processes.
+    `group` is all ranks, None where there is one.
     """
-    if process.world_size == 1:
+    if group is None:
         return content
-    group = cast("distributed.ProcessGroup", distributed.new_group(backend="gloo"))  # every rank is a member
     size = torch.tensor([-1 if content is None else len(content)])
     distributed.broadcast(size, src=0, group=group)
     if size.item() >= 0:
@@ -92,7 +101,6 @@ def shared(content: bytes | None, process: Process) -> bytes | None:
             sent = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         distributed.broadcast(sent, src=0, group=group)
         content = sent.numpy().tobytes() if content is None else content
-    distributed.destroy_process_group(group)
     return content
 
 

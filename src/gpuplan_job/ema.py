@@ -32,12 +32,17 @@ class WeightAverage(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start from the weights as they are, or go on from a checkpoint's average."""
-        self._steps = trainer.global_step
+        del trainer
         held = self._average
         self._average = {
             name: (held[name].to(p.device) if name in held else p.detach().clone())
             for name, p in _trained(pl_module).items()
         }
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count from here: only now does Lightning know the steps of a checkpoint."""
+        del pl_module
+        self._steps = trainer.global_step
 
     def on_train_batch_end(
         self,
@@ -76,9 +81,10 @@ class WeightAverage(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the average."""
+        """Add the average; the weights are kept, though in a validation the average stands in their place."""
         del trainer, pl_module
         checkpoint[EMA_WEIGHTS] = dict(self._average)
+        checkpoint["state_dict"].update(self._aside)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 
 from gpuplan_job.failures import classify, write_failure
+from gpuplan_job.supervision import CODE_STOPPED, StoppedError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +34,8 @@ class FailFast(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Drop the collective that Lightning 2.6 adds to every micro-batch to spread a SIGTERM.
 
-        It makes the host wait for the GPU each time, and is of no use here: SIGTERM ends each rank by itself.
+        It makes the host wait for the GPU each time, and is of no use here: SIGTERM ends each rank by itself, and a
+        stop is agreed on as `checkpoints` does.
         """
         del pl_module
         loop = trainer.fit_loop.epoch_loop
@@ -45,7 +47,7 @@ class FailFast(pl.Callback):
         del trainer, pl_module
         report(self.folder, self.job_input, exception, self.process.rank)
         if self.process.world_size > 1:
-            leave()
+            leave(code(exception))
 
 
 def report(folder: Path, job_input: JobInput | None, error: BaseException, rank: int) -> None:
@@ -56,8 +58,13 @@ def report(folder: Path, job_input: JobInput | None, error: BaseException, rank:
     sys.stderr.write(f"rank {rank} failed: {message}\n{fix}\n")
 
 
-def leave() -> None:
+def code(error: BaseException) -> int:
+    """Return the exit code of a rank that ends with an error."""
+    return CODE_STOPPED if isinstance(error, StoppedError) else 1
+
+
+def leave(code: int) -> None:
     """End this process now, without exit handlers: one of them would wait for the other ranks."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)
+    os._exit(code)

@@ -10,14 +10,14 @@ import math
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
 from torch import distributed
 
-from gpuplan_job.checkpoint_io import EPOCHS
+from gpuplan_job.checkpoint_io import EPOCHS, SO_FAR
 from gpuplan_job.contract import EpochMetrics
 from gpuplan_job.failures import JobError
 from gpuplan_job.finder.feed import samples_in
@@ -31,6 +31,22 @@ _ACCURACY = ("val_accuracy", "val_acc", "valid_accuracy", "valid_acc", "validati
 _LOSS = ("val_loss", "valid_loss", "validation_loss")
 
 
+@dataclass(frozen=True)
+class EpochSoFar:
+    """What a checkpoint keeps of an epoch that is under way; of one that is whole no sums."""
+
+    sums: list[list[float]]
+    """Of the losses and of the samples, by rank."""
+    seconds: float
+    learning_rate: float
+
+    def sums_of(self, rank: int, world_size: int) -> list[float]:
+        """Return where a rank's sums go on: its own, or where there were other ranks all of them with rank 0."""
+        if world_size == len(self.sums):
+            return self.sums[rank]
+        return [0.0, 0.0] if rank else [math.fsum(column) for column in zip(*self.sums, strict=True)]
+
+
 class EpochFigures(pl.Callback):
     """Grows `epochs` by one entry an epoch, the same on every rank."""
 
@@ -41,15 +57,25 @@ class EpochFigures(pl.Callback):
         self.last_rate = 0.0
         """Learning rate of the newest optimizer step, of its first parameter group."""
         self._sums = torch.zeros(2)
+        self._of_ranks: list[torch.Tensor] = []
         self._started = 0.0
+        self._so_far: EpochSoFar | None = None
+        """What a checkpoint knows of the epoch that is gone on with."""
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the epoch's sums and its clock."""
-        del trainer
+        """Start the epoch's sums and its clock, or go on with those of a checkpoint."""
         # float64 keeps a sum over millions of samples exact to the digits shown; MPS does not have it.
         kind = torch.float32 if pl_module.device.type == "mps" else torch.float64
         self._sums = torch.zeros(2, device=pl_module.device, dtype=kind)
+        self._of_ranks = []
         self._started = time.perf_counter()
+        if self._so_far is not None:
+            found, self._so_far = self._so_far, None
+            self._sums += torch.tensor(found.sums_of(trainer.global_rank, trainer.world_size), dtype=kind).to(
+                pl_module.device
+            )
+            self._started -= found.seconds
+            self.last_rate = found.learning_rate
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -81,6 +107,13 @@ class EpochFigures(pl.Callback):
         total, count = self._sums.tolist()
         return float(total / count) if count else math.nan
 
+    def gather(self) -> None:
+        """Bring the sums of all ranks together, for a checkpoint; a collective, called between two optimizer steps."""
+        self._of_ranks = [self._sums.clone()]
+        if (world_size := self.batches.layout.world_size) > 1:
+            self._of_ranks = [torch.empty_like(self._sums) for _ in range(world_size)]
+            distributed.all_gather(self._of_ranks, self._sums)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Reduce the epoch's sums over all ranks, once, and record its metrics.
 
@@ -95,6 +128,7 @@ class EpochFigures(pl.Callback):
             problem = f"the ranks saw {count:.0f} of {self.batches.layout.samples} training samples"
             raise JobError("internal", problem, "report it: it should not happen")
         self.require_finite(loss, trainer.global_step)
+        self._of_ranks = []
         self.epochs.append(
             EpochMetrics(
                 epoch=trainer.current_epoch + 1,
@@ -121,16 +155,20 @@ class EpochFigures(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Add the figures of the epochs so far."""
+        """Add the figures of the epochs so far, and of the one that is under way as of the last `gather`."""
         del trainer, pl_module
         checkpoint[EPOCHS] = [asdict(metrics) for metrics in self.epochs]
+        seconds = time.perf_counter() - self._started
+        so_far = EpochSoFar([sums.tolist() for sums in self._of_ranks], seconds, self.last_rate)
+        checkpoint[SO_FAR] = asdict(so_far)
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Go on after the epochs that a checkpoint knows."""
+        """Go on after the epochs that a checkpoint knows, and in the one that it was made in."""
         del trainer, pl_module
         self.epochs = [EpochMetrics(**metrics) for metrics in checkpoint[EPOCHS]]
+        self._so_far = EpochSoFar(**checkpoint[SO_FAR]) if checkpoint[SO_FAR]["sums"] else None
 
 
 def _finite(validated: dict[str, float], epoch: int) -> dict[str, float]:

@@ -16,12 +16,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import claim, process_tree, scratch, torchrun
+from gpuplan_job import claim, process_tree, scratch, stop_request, torchrun
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import EXIT_FILE, FAILURE_FILE, LR_RESULT_FILE, TRAIN_RESULT_FILE, JobInput
 from gpuplan_job.document import canonical_json
 from gpuplan_job.failures import INSTALL_FIX, JobError, write_failure
-from gpuplan_job.supervision import CODE_STOPPED, Stop, wait
+from gpuplan_job.supervision import CODE_STOPPED, GRACE_SECONDS, Stop, wait
 from gpuplan_job.torchrun import Nodes
 
 if TYPE_CHECKING:
@@ -46,16 +46,23 @@ def main(arguments: Sequence[str]) -> int:
     return run(source, folder, Stop(), os.environ, Nodes())
 
 
-def run(source: Path, folder: Path, stop: Stop, base: Mapping[str, str], nodes: Nodes) -> int:
+def run(
+    source: Path,
+    folder: Path,
+    stop: Stop,
+    base: Mapping[str, str],
+    nodes: Nodes,
+    grace_seconds: float = GRACE_SECONDS,
+) -> int:
     """Run the job described by `source` in `folder`, this machine's part of it where there are several.
 
-    `base` is the environment that the job's processes start from. Returns the exit code, which exit.json holds too; on
-    machines other than the first no result is expected.
+    `base` is the environment that the job's processes start from; once asked to stop, they have `grace_seconds`.
+    Returns the exit code, which exit.json holds too; on machines other than the first no result is expected.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with claim.held(folder):
-            return _Job(source, folder, stop, base, nodes).to_exit_file()
+            return _Job(source, folder, (stop, grace_seconds), base, nodes).to_exit_file()
     except claim.AlreadyRunningError:
         _say("another launcher runs this attempt")
         return 0
@@ -70,10 +77,12 @@ def run(source: Path, folder: Path, stop: Stop, base: Mapping[str, str], nodes: 
 class _Job:
     """One attempt, in a folder whose claim is held."""
 
-    def __init__(self, source: Path, folder: Path, stop: Stop, base: Mapping[str, str], nodes: Nodes) -> None:
+    def __init__(
+        self, source: Path, folder: Path, stopping: tuple[Stop, float], base: Mapping[str, str], nodes: Nodes
+    ) -> None:
         self.source = source
         self.folder = folder
-        self.stop = stop
+        self.stop, self.grace_seconds = stopping
         self.base = base
         self.nodes = nodes
         self.job_input: JobInput | None = None
@@ -126,7 +135,7 @@ class _Job:
                     # torchrun must die with this launcher, and its ranks with it. This process has one thread.
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
                 )
-                return wait(child, self.stop)
+                return wait(child, self.stop, lambda: stop_request.ask(self.folder), self.grace_seconds)
             finally:
                 process_tree.end_below_self()
 

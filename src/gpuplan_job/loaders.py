@@ -1,16 +1,15 @@
 """Which sample goes to which rank and when: batch samplers over `sampling.EpochLayout`, and the loaders around them.
 
-Called by `lr_find` and `train`. It must not pad, drop or repeat a sample; what it brings depends on seed and epoch
-alone, not on what was drawn before, so that a training can go on at any epoch.
+Called by `lr_find` and `train`. It must not pad, drop or repeat a sample; what it brings, and what a step draws at
+random, depends on seed, epoch and step alone, not on what was drawn before, so that a training can go on at any step.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from gpuplan_job import runtime
 
@@ -67,9 +66,16 @@ class EpochBatches(Sampler[list[int]]):
         self.layout = training.epochs[0]
         """Of the epoch."""
         self.micro_batches = self.layout.micro_batches(rank)
+        self.start_step = 0
+        """Optimizer step of the epoch at which iterations begin."""
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the cut and the permutation that the next iteration draws from; past the last epoch its cut stays."""
+    def set_epoch(self, epoch: int, start_step: int | None = None) -> None:
+        """Choose the cut and the permutation that the next iteration draws from; past the last epoch its cut stays.
+
+        It begins at `start_step`; without one a new epoch at its beginning, and the same epoch where it began before.
+        """
+        if start_step is not None or epoch != self.epoch:
+            self.start_step = start_step or 0
         self.epoch = epoch
         layout = self.training.epochs[min(epoch, len(self.training.epochs) - 1)]
         if layout != self.layout:
@@ -77,7 +83,7 @@ class EpochBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[Draw]:
         order = permutation(self.layout.samples, self.seed, self.epoch)
-        for batch in self.micro_batches:
+        for batch in self.micro_batches[self.layout.micro_batches_before(self.start_step) :]:
             seed = runtime.derived_seed(self.seed, "prepare", self.epoch, batch.start)
             yield Draw(order[batch.start : batch.stop].tolist(), seed)
 
@@ -85,18 +91,46 @@ class EpochBatches(Sampler[list[int]]):
         return len(self.micro_batches)
 
 
-class _Prepared(Dataset[tuple[Tensor, int]]):
+class _Prepared(Dataset[Any]):
     """A data set whose augmentation follows the draw, whichever process loads it and whatever it loaded before."""
 
-    def __init__(self, data: Samples) -> None:
+    def __init__(self, data: Samples, collate: Callable[[list[Any]], Any] | None) -> None:
         self.data = data
+        self.collate = collate or default_collate
 
-    def __getitems__(self, draw: Draw) -> list[tuple[Tensor, int]]:
+    def __getitems__(self, draw: Draw) -> Any:  # noqa: ANN401 - a batch is what its collate makes
         with runtime.seeded(draw.seed):
-            return [self.data[index] for index in draw]
+            # Samples may be mixed at random while they are put together.
+            return self.collate([self.data[index] for index in draw])
 
     def __len__(self) -> int:
         return sample_count(self.data)
+
+
+class _DrawingLoader(DataLoader[Any]):
+    """A loader that sets the random streams of a step, for dropout and whatever else draws, as it hands out its data.
+
+    Here and in no hook: a module may draw at random while it moves a batch to its device, and after a step.
+    """
+
+    def __iter__(self) -> Any:  # noqa: ANN401 - PyTorch's iterator and ours have no common type
+        return _drawing(super().__iter__(), cast("EpochBatches", self.batch_sampler))
+
+
+def _drawing(loaded: Iterator[Any], batches: EpochBatches) -> Iterator[Any]:
+    step, begins = batches.start_step, True
+    cuts = batches.micro_batches[batches.layout.micro_batches_before(step) :]
+    for cut, batch in zip(cuts, loaded, strict=True):
+        if begins:
+            # Ranks draw apart: dropout must not repeat on each.
+            runtime.reseed(runtime.derived_seed(batches.seed, "draw", batches.epoch, step, batches.rank))
+        begins = cut.last_of_step
+        step += begins
+        yield batch
+
+
+def _as_it_is(batch: Any) -> Any:  # noqa: ANN401 - a batch is what its collate makes
+    return batch
 
 
 class RankShard(Sampler[int]):
@@ -112,12 +146,18 @@ class RankShard(Sampler[int]):
         return len(self.positions)
 
 
-def training_loader(data: DataSets, batches: EpochBatches, workers: int, device: torch.device) -> Loader:
-    """Return the loader of a rank's training micro-batches; `batches.set_epoch` before each epoch."""
-    return DataLoader(
-        _Prepared(data.train),
+def training_loader(
+    data: DataSets, batches: EpochBatches, workers: int, device: torch.device, *, sets_draws: bool = False
+) -> Loader:
+    """Return the loader of a rank's training micro-batches; `batches.set_epoch` before each epoch.
+
+    One that `sets_draws` also sets this process's random streams, at each optimizer step.
+    """
+    kind = _DrawingLoader if sets_draws else DataLoader
+    return kind(
+        _Prepared(data.train, data.train_collate),
         batch_sampler=batches,
-        collate_fn=data.train_collate,
+        collate_fn=_as_it_is,
         num_workers=workers,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",

@@ -1,4 +1,4 @@
-"""The manifest beside a checkpoint, written after it: whose it is, of which epoch, and its digest.
+"""The manifest beside a checkpoint, written after it: whose it is, where in the training, and its digest.
 
 Called by `checkpoints`. A checkpoint without a manifest that verifies is as good as none. Standard library only.
 """
@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from gpuplan_job.atomic import write_atomic
-from gpuplan_job.document import ContractError, Document, sha256_hex
+from gpuplan_job.contract import BatchSpec
+from gpuplan_job.document import ContractError, Document, parse_json, sha256_hex
+from gpuplan_job.loop_state import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,26 +30,48 @@ class Owner:
     run_id: str
     step: str
     job_sha256: str
-    """Of the job's input without its attempt: data, batch, seed and schedule are what a checkpoint continues."""
+    """Of what a checkpoint continues in the job's input: workload with its seed, learning rate and schedule."""
 
     @classmethod
     def of(cls, job_input: JobInput) -> Owner:
-        """Return the owner of a job's checkpoints."""
-        return cls(job_input.run_id, job_input.step, sha256_hex(replace(job_input, attempt=0).to_json()))
+        """Return the owner of a job's checkpoints.
+
+        Attempt, plan, data-loading processes and the times of saving change nothing that is trained. How the global
+        batch is made up may change, too: `regrouping` judges that.
+        """
+        train = job_input.train
+        same = replace(
+            job_input,
+            attempt=0,
+            plan_id="",
+            workload=replace(job_input.workload, workers=0),
+            batch=BatchSpec(1, 1, 1),
+            train=train and replace(train, checkpoint_seconds=None, mean_seconds_between_failures=None),
+        )
+        return cls(job_input.run_id, job_input.step, sha256_hex(same.to_json()))
 
 
 @dataclass(frozen=True)
 class Manifest(Document):
     """What a whole checkpoint is."""
 
-    SCHEMA: ClassVar[str] = "gpuplan.checkpoint/1"
+    SCHEMA: ClassVar[str] = "gpuplan.checkpoint/2"
 
     file: str
     sha256: str
     bytes: int
     epoch: int
-    """Epochs that are done, counted from 1."""
+    """Epochs that are done."""
+    step: int
+    """Optimizer steps that are done in the epoch after them."""
+    batch: BatchSpec
+    """What it was trained at."""
     owner: Owner
+
+    @property
+    def place(self) -> Place:
+        """Where in the training it was made."""
+        return Place(self.epoch, self.step)
 
 
 def beside(checkpoint: Path) -> Path:
@@ -55,16 +79,19 @@ def beside(checkpoint: Path) -> Path:
     return checkpoint.with_name(checkpoint.name + SUFFIX)
 
 
-def adopt(temporary: Path, path: Path, epoch: int, sha256: str, owner: Owner) -> Manifest:
-    """Give a whole file beside `path` that name, then its manifest, and return the manifest.
+def adopt(temporary: Path, path: Path, manifest: Manifest) -> Manifest:
+    """Give a whole file beside `path` that name, then its manifest, and return the manifest as it is there.
+
+    In between the name has none: what an older one says of the file is no longer true.
 
     Raises:
         OSError: the folder cannot be written.
     """
+    beside(path).unlink(missing_ok=True)
     temporary.replace(path)
-    manifest = Manifest(path.name, sha256, path.stat().st_size, epoch, owner)
-    write_atomic(beside(path), manifest.to_json())
-    return manifest
+    found = replace(manifest, file=path.name, bytes=path.stat().st_size)
+    write_atomic(beside(path), found.to_json())
+    return found
 
 
 def verified(folder: Path, owner: Owner, refused: Callable[[str], None]) -> Iterator[tuple[Manifest, bytes]]:
@@ -78,7 +105,7 @@ def verified(folder: Path, owner: Owner, refused: Callable[[str], None]) -> Iter
             found.append(_read(path, owner))
         except (ContractError, OSError) as error:
             refused(f"{path.name}: {error}")
-    for manifest in sorted(found, key=lambda manifest: manifest.epoch, reverse=True):
+    for manifest in sorted(found, key=lambda manifest: (manifest.epoch, manifest.step), reverse=True):
         try:
             yield manifest, _content(folder / manifest.file, manifest)
         except (ContractError, OSError) as error:
@@ -94,7 +121,14 @@ def foreign(checkpoint: Path, owner: Owner) -> bool:
 
 
 def _read(path: Path, owner: Owner) -> Manifest:
-    manifest = Manifest.from_json(path.read_bytes())
+    text = path.read_bytes()
+    raw = parse_json(text)
+    schema = raw.get("schema") if isinstance(raw, dict) else None
+    if schema != Manifest.SCHEMA and str(schema).startswith(Manifest.SCHEMA.partition("/")[0]):
+        raise ContractError(
+            f"another version of gpuplan wrote it: its format is {schema}, this one's {Manifest.SCHEMA}"
+        )
+    manifest = Manifest.from_json(text)
     if manifest.file + SUFFIX != path.name:
         raise ContractError(f"it describes {manifest.file!r}")
     if manifest.owner != owner:

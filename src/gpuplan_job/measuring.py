@@ -54,6 +54,10 @@ class Measuring(pl.Callback):
         if self.batches.micro_batches[batch_idx].last_of_step:
             self.clock.tick()
 
+    def clock_restart(self) -> None:
+        """Leave out what was no step."""
+        self.clock.restart()
+
     def measured(self) -> Measured:
         """Return step time, rate and peak memory of this process, or of the one before it where this one took no step.
 

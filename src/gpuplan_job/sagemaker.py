@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from gpuplan_job.sagemaker_config import Cluster
 
 ROOT = "/opt/ml"
+_GRACE_SECONDS = 60.0
+"""For a training to save once it is asked to stop: SageMaker kills after 120 s, and has yet to copy the checkpoint."""
 _CREDENTIALS = re.compile(
     r"AWS_(ACCESS_KEY_ID|SECRET_ACCESS_KEY|SESSION_TOKEN|SECURITY_TOKEN|CONTAINER_.*|WEB_IDENTITY_.*|ROLE_.*"
     r"|(DEFAULT_)?PROFILE|SHARED_CREDENTIALS_FILE|CONFIG_FILE|CREDENTIAL.*)|BOTO_CONFIG"
@@ -95,7 +97,7 @@ class _Container:
         if (stopped := self.stop.error()) is not None:
             write_failure(self.folder, job_input, stopped, rank=None)
             return CODE_STOPPED
-        return launch.run(source, self.folder, self.stop, environment, cluster.nodes)
+        return launch.run(source, self.folder, self.stop, environment, cluster.nodes, _GRACE_SECONDS)
 
     def _job_folder(self, text: str) -> Path:
         """Make the folder that `launch` works in, anew at each start, and return the path of the input in it."""

@@ -58,6 +58,13 @@ class EpochLayout:
             result.extend(self._cut_step(rank, start, stop))
         return result
 
+    def micro_batches_before(self, step: int) -> int:
+        """Return how many of a rank's micro-batches lie before an optimizer step of the epoch; ranks have as many."""
+        if step < self.steps:
+            return step * self.accumulation
+        last = self.steps - 1
+        return last * self.accumulation + len(self._cut_step(0, last * self.global_batch, self.samples))
+
     def _cut_step(self, rank: int, start: int, stop: int) -> list[MicroBatch]:
         size = stop - start
         # A ragged step uses only as many micro-batches as it can fill.

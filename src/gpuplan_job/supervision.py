@@ -1,5 +1,7 @@
 """A child process and the signal that stops it: waits for its end, and once asked to stop ends its tree within a grace.
 
+A child may have a way to be asked that is gentler than a signal; its grace is the same.
+
 Called by `launch` and `sagemaker`. Standard library only.
 """
 
@@ -16,12 +18,24 @@ from gpuplan_job import process_tree
 from gpuplan_job.failures import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType
 
 GRACE_SECONDS = 10.0
 """Between SIGTERM and SIGKILL; SageMaker leaves 120 s, spot capacity about as much, a container engine often 10."""
 CODE_STOPPED = 128 + signal.SIGTERM
 _POLL_SECONDS = 0.1
+
+
+class StoppedError(JobError):
+    """A training was asked to stop, and has saved its state."""
+
+    def __init__(self, done: int, total: int) -> None:
+        super().__init__(
+            "killed",
+            f"the job was stopped; its state after step {done:,} of {total:,} is saved",
+            "start it again, or resume the run",
+        )
 
 
 class Stop:
@@ -43,8 +57,20 @@ class Stop:
         return JobError("killed", f"the job was stopped by {name}", "start it again, or resume the run")
 
 
-def wait(child: subprocess.Popen[bytes], stop: Stop) -> int:
-    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree."""
+def _nobody_listens() -> bool:
+    return False
+
+
+def wait(
+    child: subprocess.Popen[bytes],
+    stop: Stop,
+    ask: Callable[[], bool] = _nobody_listens,
+    grace_seconds: float = GRACE_SECONDS,
+) -> int:
+    """Return the exit code of a child that leads a process group; once asked to stop, end this process's whole tree.
+
+    `ask` asks the child to end by itself and returns whether it listens; one that does not gets SIGTERM.
+    """
     deadline: float | None = None
     while True:
         with suppress(subprocess.TimeoutExpired):
@@ -52,8 +78,9 @@ def wait(child: subprocess.Popen[bytes], stop: Stop) -> int:
         if stop.signal is None:
             continue
         if deadline is None:
-            deadline = time.monotonic() + GRACE_SECONDS
-            with suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGTERM)
+            deadline = time.monotonic() + grace_seconds
+            if not ask():
+                with suppress(ProcessLookupError):
+                    os.killpg(child.pid, signal.SIGTERM)
         elif time.monotonic() >= deadline:
             process_tree.kill(process_tree.descendants(os.getpid()))

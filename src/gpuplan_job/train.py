@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,8 +47,8 @@ def main(arguments: list[str]) -> int:
 
         fail_fast.report(folder, job_input, error, process.rank)
         if process.world_size > 1:
-            fail_fast.leave()
-        return 1
+            fail_fast.leave(fail_fast.code(error))
+        return fail_fast.code(error)
     return 0
 
 
@@ -66,14 +67,24 @@ def fit(
     epoch where a checkpoint was lost; rank 0's is the one that counts.
 
     Raises:
-        JobError: the input does not fit the processes or the data, or the training diverged.
+        JobError: the input does not fit the processes, the data or the checkpoints, or the training diverged, or it was
+            asked to stop.
     """
-    from gpuplan_job import checkpoint_io, checkpoints, lightning_subject, loaders, network_options, runtime
+    from gpuplan_job import (
+        agreement,
+        checkpoint_folder,
+        checkpoint_io,
+        lightning_subject,
+        loaders,
+        network_options,
+        regrouping,
+        runtime,
+    )
+    from gpuplan_job.checkpoints import CheckpointKeeper
     from gpuplan_job.ema import WeightAverage
     from gpuplan_job.epoch_draws import EpochDraws
     from gpuplan_job.fail_fast import FailFast
     from gpuplan_job.figures import EpochFigures
-    from gpuplan_job.manifest import Owner
     from gpuplan_job.measuring import Measuring
     from gpuplan_job.training_progress import TrainingProgress
 
@@ -82,7 +93,8 @@ def fit(
         raise ContractError("JobInput: this is not a training")
     if process.world_size != batch.world_size:
         problem = f"{process.world_size} processes run, the plan says {batch.world_size}"
-        raise JobError("internal", problem, "start the job with gpuplan_job.launch")
+        fits = regrouping.fitting(batch.global_batch, replace(batch, world_size=process.world_size))
+        raise JobError("internal", problem, f"start the job with gpuplan_job.launch; {fits}")
     device = runtime.device(job_input.device, process.local_rank, process.local_world_size)
     training = _layout(loaders.sample_count(data.train), loaders.sample_count(data.val), job_input)
     batches = loaders.EpochBatches(training, workload.seed, process.rank)
@@ -91,7 +103,7 @@ def fit(
     module = lightning_subject.module_of(network, workload, job_input.train, training)
     figures = EpochFigures(batches, job_input.train.learning_rate)
     measuring = Measuring(device, batches)
-    keeper = checkpoints.CheckpointKeeper(folder, Owner.of(job_input), figures)
+    keeper = CheckpointKeeper(folder, job_input, figures, after_save=measuring.clock_restart)
     files = checkpoint_io.CheckpointFiles()
     # The order counts: an epoch is drawn, then averaged and summed up, and one that is reported is one that is kept.
     callbacks = [
@@ -106,16 +118,17 @@ def fit(
     trainer = _trainer(job_input, folder, (device, process), callbacks, (files, batches))
     # The ranks must agree on a checkpoint before Lightning asks for it; its own set-up finds this done.
     trainer.strategy.setup_environment()
-    files.resumed = checkpoint_io.shared(keeper.find(_say) if process.rank == 0 else None, process)
+    group = agreement.gloo_group(process.world_size)
+    keeper.agree_over(group, process.rank)
+    files.resumed = checkpoint_io.shared(keeper.find(_say) if process.rank == 0 else None, group)
     trainer.fit(
         module,
-        loaders.training_loader(data, batches, workload.workers, device),
+        loaders.training_loader(data, batches, workload.workers, device, sets_draws=True),
         loaders.validation_loader(data, shard, batch.per_gpu, workload.workers, device),
         ckpt_path=None if files.resumed is None else checkpoint_io.RESUME,
     )
-    best_epoch = keeper.best_epoch(figures.epochs)
-    if process.rank == 0:
-        keeper.finish(figures.epochs)
+    best_epoch = keeper.files.best_epoch(figures.epochs)
+    keeper.finish(figures.epochs)
     return TrainResult(
         run_id=job_input.run_id,
         step=job_input.step,
@@ -125,8 +138,8 @@ def fit(
         learning_rate=job_input.train.learning_rate,
         epochs=figures.epochs,
         best_epoch=best_epoch,
-        best_checkpoint=checkpoints.BEST,
-        last_checkpoint=checkpoints.LAST,
+        best_checkpoint=checkpoint_folder.BEST,
+        last_checkpoint=checkpoint_folder.LAST,
         optimizer_steps=trainer.global_step,
         measured=measuring.measured(),
         versions=runtime.versions(),

@@ -26,7 +26,8 @@ from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
 from gpuplan_job.figures import EpochFigures
 from gpuplan_job.lightning_subject import module_of
-from gpuplan_job.manifest import Owner
+from gpuplan_job.loop_state import Place
+from gpuplan_job.manifest import Manifest, Owner
 from gpuplan_job.process import Process
 from gpuplan_job.sampling import EpochLayout
 
@@ -242,7 +243,8 @@ def adopted(folder: Path, name: str, epoch: int, owner: Owner, content: bytes) -
     (folder / "checkpoints").mkdir(parents=True, exist_ok=True)
     temporary = folder / "checkpoints" / f".{name}.tmp"
     temporary.write_bytes(content)
-    manifest.adopt(temporary, temporary.with_name(name), epoch, sha256_hex(content), owner)
+    found = Manifest(name, sha256_hex(content), 0, epoch, 0, BatchSpec(8, 1, 1), owner)
+    manifest.adopt(temporary, temporary.with_name(name), found)
 
 
 def as_pickle(canary: Path, path: Path) -> None:
@@ -270,14 +272,42 @@ def test_a_hostile_pickle_is_refused_and_never_run(
 
 @pytest.mark.parametrize("content", [b"", b"PK\x05\x06" + bytes(18), b"\x80\x02.", b"\x80\x02}q\x00.", bytes(999)])
 def test_a_file_that_is_no_checkpoint_is_refused_though_its_digest_may_fit(content: bytes) -> None:
-    assert (checkpoint_io.problem(content, 3) or "").startswith("it cannot be loaded: ")
+    assert (checkpoint_io.problem(content, Place(3, 0)) or "").startswith("it cannot be loaded: ")
 
 
 def test_a_checkpoint_of_fewer_epochs_than_its_manifest_says_is_refused(tmp_path: Path, job_input: JobInput) -> None:
     cut_off(job_input, tmp_path, after_epochs=1)
     content = newest(tmp_path).read_bytes()
-    assert checkpoint_io.problem(content, 1) is None
-    assert checkpoint_io.problem(content, 2) == "it holds 1 epochs, its manifest says 2"
+    assert checkpoint_io.problem(content, Place(1, 0)) is None
+    for place in (Place(2, 0), Place(1, 3)):
+        assert (checkpoint_io.problem(content, place) or "").startswith("it holds 1 epochs and 0 steps, not the")
+
+
+def test_a_checkpoint_of_an_older_format_is_refused_in_words(
+    tmp_path: Path, job_input: JobInput, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut_off(job_input, tmp_path, after_epochs=1)
+    for path in (tmp_path / "checkpoints").glob("*.json"):
+        path.write_text(path.read_text().replace("gpuplan.checkpoint/2", "gpuplan.checkpoint/1"))
+    assert fit(job_input, tmp_path).optimizer_steps == EPOCHS * STEPS
+    said = "another version of gpuplan wrote it: its format is gpuplan.checkpoint/1, this one's gpuplan.checkpoint/2"
+    assert said in capsys.readouterr().err
+
+
+def test_a_module_whose_checkpoint_could_not_be_loaded_safely_is_told_so_at_the_first(
+    tmp_path: Path, job_input: JobInput
+) -> None:
+    class Careless(Cut):
+        def get_extra_state(self) -> Path:
+            return Path("somewhere")
+
+        def set_extra_state(self, state: Path) -> None:
+            del state
+
+    sets = loaders.DataSets(Augmented(SAMPLES), Augmented(20, shaken=False))
+    with pytest.raises(JobError, match="no training could go on from this checkpoint") as caught:
+        train.fit(job_input, "0" * 64, Careless(None), sets, tmp_path, ALONE)
+    assert caught.value.kind == "user-code"
 
 
 def test_another_jobs_checkpoint_is_neither_used_nor_dropped(tmp_path: Path, job_input: JobInput) -> None:
@@ -355,7 +385,7 @@ def train_with(job_input: JobInput, folder: Path, plugins: list[Any], resume: by
         accelerator="cpu",
         max_epochs=2,
         plugins=plugins,
-        callbacks=[figures, CheckpointKeeper(folder, Owner.of(job_input), figures)],
+        callbacks=[figures, CheckpointKeeper(folder, job_input, figures)],
         default_root_dir=folder,
         use_distributed_sampler=False,
         num_sanity_val_steps=0,

@@ -46,6 +46,19 @@ started.stdout.readline()
 (pathlib.Path(sys.argv[2]) / "started").write_text(str(started.pid))
 time.sleep(60)
 """
+LISTENS = """
+import pathlib, signal, sys, time
+from gpuplan_job.stop_request import StopRequest
+folder = pathlib.Path(sys.argv[2])
+request = StopRequest(folder)
+request.listen()
+(folder / "started").touch()
+while not request.asked():
+    time.sleep(0.01)
+time.sleep(0.3)
+(folder / "saved").touch()
+sys.exit(143)
+"""
 KILLS_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 
@@ -156,6 +169,29 @@ def test_a_stop_ends_the_whole_tree_and_is_recorded(job: Callable[[str], Job], n
     assert first.returncode == attempt.exit_code == 143
     wait_for(lambda: not alive(grandchild))
     assert (attempt.failure.kind, number.name in attempt.failure.message) == ("killed", True)
+
+
+def test_a_training_that_listens_is_asked_to_stop_and_left_to_save(job: Callable[[str], Job]) -> None:
+    attempt = job(LISTENS)
+    first = attempt.start()
+    wait_for((attempt.folder / "started").exists)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+    assert first.returncode == attempt.exit_code == 143
+    assert (attempt.folder / "saved").exists()
+
+
+def test_one_that_listens_and_does_not_end_is_killed_after_the_grace(job: Callable[[str], Job]) -> None:
+    attempt = job(LISTENS.replace("while not request.asked()", "while True"))
+    source = (attempt.path / "gpuplan_job" / "supervision.py").read_text()
+    short = source.replace("GRACE_SECONDS = 10.0", "GRACE_SECONDS = 0.5")
+    (attempt.path / "gpuplan_job" / "supervision.py").write_text(short)
+    first = attempt.start()
+    wait_for((attempt.folder / "started").exists)
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+    assert (first.returncode, attempt.failure.kind) == (143, "killed")
+    assert not (attempt.folder / "saved").exists()
 
 
 def test_a_child_killed_from_outside_is_reported_with_the_signal(job: Callable[[str], Job]) -> None:

@@ -26,11 +26,19 @@ class TrainSpec:
     """Share of the learning rate at which the rise starts."""
     lr_shares: list[float] = field(default_factory=list)
     """Of the learning rate in each epoch, while the global batch grows to the one it is for; empty: 1 in all."""
+    mean_seconds_between_failures: float | None = None
+    """Of all its machines together: how often it saves follows from it; None: as seldom as it may."""
+    checkpoint_seconds: float | None = None
+    """Seconds between saves within an epoch as the user wants them; None: they follow from the above."""
 
     def __post_init__(self) -> None:
         """Refuse a rise that is none."""
         if self.warmup_steps < 0 or not 0 <= self.warmup_start <= 1:
             raise ContractError("TrainSpec: warmup_steps must not be negative, warmup_start be from 0 to 1")
+        if any(
+            value is not None and value <= 0 for value in (self.mean_seconds_between_failures, self.checkpoint_seconds)
+        ):
+            raise ContractError("TrainSpec: seconds between failures and between checkpoints must be positive")
 
 
 @dataclass(frozen=True)
