@@ -1,7 +1,8 @@
 """Jobs as processes of this machine, through the same launcher a container uses.
 
 A job is a folder, `<home>/runs/<run>/jobs/<step>-<attempt>/`: its input, its log, its results and the claim its
-launcher locks for as long as it lives. Nothing about a job is kept in memory, so any client can pick it up.
+launcher locks for as long as it lives. The attempts of a step share one folder of checkpoints. Nothing about a job is
+kept in memory, so any client can pick it up.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class LocalBackend:
         text = document.canonical_json(request.body["input"])
         try:
             self._write_input(folder, text, request.name)
+            _share_checkpoints(folder)
             if not _has_started(folder):
                 self._launch(folder, request.body["argv"])
         except OSError as error:
@@ -194,6 +196,16 @@ class LocalBackend:
                 why=f"exit code {process.returncode}" if process.returncode is not None else "it took no claim in time",
                 fix=f"read {folder / LOG_FILE}",
             )
+
+
+def _share_checkpoints(folder: Path) -> None:
+    """Let a later attempt of a step go on from the checkpoints of those before it: all use the first one's folder."""
+    step, _, attempt = folder.name.rpartition("-")
+    link = folder / "checkpoints"
+    if int(attempt) > 1 and not link.is_symlink():
+        first = folder.with_name(f"{step}-1") / "checkpoints"
+        first.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(first, target_is_directory=True)
 
 
 def _has_started(folder: Path) -> bool:
