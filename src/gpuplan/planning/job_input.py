@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec
 
 if TYPE_CHECKING:
@@ -33,7 +34,15 @@ def job_input(
             raise ValueError("a training step needs a learning rate before it can be bound")
         warmup = plan.lr.warmup.for_lr(multiplier) if plan.lr.warmup else None
         steps = warmup.steps if warmup else 0
-        train = TrainSpec(learning_rate, steps, warmup.start if warmup and steps else 0.0)
+        saving = step.checkpoints
+        train = TrainSpec(
+            learning_rate,
+            steps,
+            warmup.start if warmup and steps else 0.0,
+            # What a save takes the job will measure itself.
+            mean_seconds_between_failures=saving.hours_between_failures * SECONDS_PER_HOUR if saving else None,
+            checkpoint_seconds=saving.interval_minutes * 60 if saving and saving.asked else None,
+        )
     batch = step.batch
     return JobInput(
         run_id=run_id,

@@ -14,6 +14,7 @@ from gpuplan.core.frozen import Frozen, Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR
 from gpuplan.planning.advice.critical_batch import GpuOption
 from gpuplan.planning.batch import BatchPlan, StepBatch
+from gpuplan.planning.checkpointing import Checkpoints
 from gpuplan.planning.memory.estimate import MemoryEstimate
 from gpuplan.planning.money.cost import Alternative, Charge, Cost, Rate
 from gpuplan.planning.reuse import LrSource, ReusedLr
@@ -90,6 +91,8 @@ class StepPlan(Frozen):
     """Of the instances, start-up included."""
     charges: tuple[Charge, ...] = ()
     """All that AWS bills for the step, line by line, the instances among them."""
+    checkpoints: Checkpoints | None = None
+    """When the training saves its state; None for a step that has none to save."""
     alternatives: tuple[Alternative, ...] = ()
     """Prices of the training's instances on either service, on demand and spot."""
     limits: Limits | None = None

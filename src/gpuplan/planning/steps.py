@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from gpuplan.core.errors import UsageError
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.batch import StepBatch
+from gpuplan.planning.checkpointing import checkpoints
 from gpuplan.planning.finder import Finder, Option, choose
 from gpuplan.planning.limits import disk_gb
 from gpuplan.planning.memory import estimate as memory
@@ -134,19 +135,13 @@ def _spot(inputs: PlanInputs) -> bool:
     """Return whether the training runs on spot capacity.
 
     Raises:
-        UsageError: the backend has none, or the training would lose all its work at an interruption.
+        UsageError: the backend has none.
     """
     launch = inputs.settings.launch
     if not launch.spot:
         return False
     if service(inputs) is None:
         raise UsageError(f"--spot: backend {launch.backend} has no spot capacity", fix="drop --spot")
-    if inputs.settings.workload.epochs == 1:
-        raise UsageError(
-            "--spot: a training of 1 epoch writes its only checkpoint at its end",
-            why="an interruption would lose all of it; checkpoints are written once an epoch",
-            fix="drop --spot, or --epochs 2 or more",
-        )
     return True
 
 
@@ -180,6 +175,14 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         loading_seconds=work.loading_seconds,
         rate_usd_per_hour=place.rate,
         cost_usd=cost(place.rate, hours, place.instances),
+        checkpoints=None
+        if work.sweep
+        else checkpoints(
+            inputs,
+            instances=place.instances,
+            spot=work.spot,
+            own_disk=place.local_storage_gb is not None or service(inputs) is None,
+        ),
     )
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import date
 
+    from gpuplan.planning.checkpointing import Checkpoints
     from gpuplan.planning.memory.estimate import MemoryEstimate
     from gpuplan.planning.plan import LaunchPlan, StepPlan
     from gpuplan.planning.speed.throughput import Hours
@@ -133,6 +134,8 @@ def _facts(plan: LaunchPlan, today: date) -> Iterator[tuple[str, str]]:
     train = plan.step("train")
     if train is not None:
         yield "steps", f"{count(plan.batch.steps_per_epoch)} an epoch, {count(train.optimizer_steps)} in all"
+    if train is not None and train.checkpoints:
+        yield "checkpoints", _checkpoints(train.checkpoints)
     yield from lr_facts(plan)
     if warmup := warm_up_text(plan, plan.lr.warmup):
         yield "warm-up", warmup
@@ -170,6 +173,16 @@ def warm_up_text(plan: LaunchPlan, warmup: WarmUpPlan | None) -> str:
         within = warmup.steps <= ONECYCLE_RISE * plan.batch.steps_per_epoch * plan.workload.epochs
         how = "within onecycle's own rise over 30 % of the steps" if within else "onecycle's rise lasts as long"
     return f"{length}: {warmup.why}; {how}"
+
+
+def _checkpoints(plan: Checkpoints) -> str:
+    """Return how often the training saves, why, and what can be lost."""
+    every = duration(plan.interval_minutes / 60)
+    save = (
+        "" if isinstance(plan.save_seconds, Unknown) else f"a save takes about {significant(plan.save_seconds, 2)} s; "
+    )
+    asked = "as asked; " if plan.asked else ""
+    return f"each epoch, and within one every {every}: no more is ever lost ({asked}{save}{plan.why})"
 
 
 def _finder(plan: LaunchPlan) -> Iterator[tuple[str, str]]:

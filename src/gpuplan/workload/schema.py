@@ -93,6 +93,8 @@ class Launch(Section):
     """Instances the training runs on."""
     spot: bool = False
     """Train on spot capacity: cheaper, may be interrupted, goes on from its newest checkpoint."""
+    checkpoint_minutes: float | None = Field(default=None, gt=0, le=24 * 60, examples=[10])
+    """Minutes between checkpoints within an epoch; by default from what a save takes and how often machines fail."""
     max_cost: Usd | None = Field(default=None, gt=0, examples=["12.50"])
     """Refuse to start if the p90 cost in USD passes this; sent with the jobs as time limits that AWS enforces."""
     max_hours: float | None = Field(default=None, gt=0, le=28 * 24, examples=[12])

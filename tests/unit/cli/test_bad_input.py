@@ -196,7 +196,7 @@ def test_a_launch_without_credentials_is_exit_3_and_leaves_nothing(run: Run, giv
         (["--spot"], "no spot capacity"),
         (["--nodes", "2"], "runs jobs on one machine"),
         (["--max-hours", "2"], "enforces no time limit"),
-        (["--instance", "g5", "--spot", "--epochs", "1"], "1 epoch"),
+        (["--checkpoint-minutes", "0"], "--checkpoint-minutes = 0"),
         (["--instance", "g5", "--spot", "--pipeline", "lr"], "lr-find writes no checkpoint"),
         (["--instance", "g5", "--nodes", "2", "--world-size", "7"], "does not divide"),
         (["--instance", "g5", "--nodes", "65"], "--nodes = 65"),

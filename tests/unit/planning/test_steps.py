@@ -54,7 +54,8 @@ def test_spot_is_for_the_training_alone(make_plan: MakePlan) -> None:
 def test_spot_is_priced_as_on_demand(make_plan: MakePlan) -> None:
     spot, plain = make_plan(SPOT), make_plan(G5)
     assert [step.cost_usd for step in spot.steps] == [step.cost_usd for step in plain.steps]
-    assert spot.total == plain.total
+    # It saves more often, which makes more requests to S3.
+    assert spot.total.time_hours == plain.total.time_hours
 
 
 @pytest.mark.parametrize("backend", ["local", "fake"])
@@ -64,11 +65,11 @@ def test_a_backend_without_spot_capacity_refuses_it(make_plan: MakePlan, backend
     assert caught.value.fix == "drop --spot"
 
 
-def test_a_training_whose_only_checkpoint_is_its_last_refuses_spot(make_plan: MakePlan) -> None:
-    with pytest.raises(UsageError, match="1 epoch") as caught:
-        make_plan(SPOT | {"workload.epochs": 1})
-    assert "--epochs 2" in caught.value.fix
-    assert make_plan(SPOT | {"workload.epochs": 2}).steps[-1].spot
+def test_a_training_of_one_epoch_may_run_on_spot_for_it_saves_within_it(make_plan: MakePlan) -> None:
+    step = make_plan(SPOT | {"workload.epochs": 1}).steps[-1]
+    assert step.spot
+    assert step.checkpoints is not None
+    assert step.checkpoints.interval_minutes < 30
 
 
 def test_a_pipeline_of_a_range_test_alone_refuses_spot(make_plan: MakePlan) -> None:

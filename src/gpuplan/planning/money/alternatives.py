@@ -10,8 +10,9 @@ import math
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
-from gpuplan.planning.money.charges import HOURS_PER_MONTH
+from gpuplan.planning.checkpointing import checkpoints
 from gpuplan.planning.money.cost import Alternative, Cost, Interruptions, Rate, cost, exact, rate
+from gpuplan.planning.money.interruptions import INTERRUPTIONS_PER_HOUR
 from gpuplan.planning.placement import service
 
 if TYPE_CHECKING:
@@ -19,17 +20,6 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import StepPlan
     from gpuplan.profiles.prices import Service, SpotPrice
 
-MONTHLY_SHARE = 0.20
-"""p50: share of spot instances that AWS takes back within a month. AWS's Spot Instance Advisor gives bands, < 5 %,
-5-10 %, 10-15 %, 15-20 % and > 20 %; this is the edge of the last. An assumption: the band of a type moves, and no API
-states it."""
-HOURLY_SHARE = 0.10
-"""p90: share taken back within an hour, for a time when everybody wants that GPU. An assumption without an upper bound
-by AWS: the Advisor's last band has none."""
-INTERRUPTIONS_PER_HOUR = (-math.log(1 - MONTHLY_SHARE) / HOURS_PER_MONTH, -math.log(1 - HOURLY_SHARE))
-"""Of one instance, p50 and p90: the rate of the memoryless process with those shares."""
-_LOST_EPOCHS = 0.5
-"""Work that an interruption undoes, on average: half of what lies between two checkpoints, one an epoch."""
 _MINUTES_PER_HOUR = 60
 
 
@@ -80,7 +70,9 @@ def _ec2_spot(step: StepPlan, inputs: PlanInputs) -> Alternative:
         return Alternative(service="ec2", purchase="spot", rate_usd_per_hour=missing, cost_usd=missing)
     dated = sample.sampled_to if sample.sampled_from == sample.sampled_to else None
     hourly = Rate(amount=sample.usd_per_hour, as_of=dated, source=sample.source)
-    amount, expected = _spot_cost(step, inputs.settings.workload.epochs, sample)
+    saving = checkpoints(inputs, instances=step.instances, spot=True, own_disk=step.local_storage_gb is not None)
+    between_saves = saving.interval_minutes / _MINUTES_PER_HOUR
+    amount, expected = _spot_cost(step, inputs.settings.workload.epochs, between_saves, sample)
     return Alternative(
         service="ec2",
         purchase="spot",
@@ -92,24 +84,28 @@ def _ec2_spot(step: StepPlan, inputs: PlanInputs) -> Alternative:
     )
 
 
-def _spot_cost(step: StepPlan, epochs: int, sample: SpotPrice) -> tuple[Cost | Unknown, Interruptions | None]:
+def _spot_cost(
+    step: StepPlan, epochs: int, between_saves: float, sample: SpotPrice
+) -> tuple[Cost | Unknown, Interruptions | None]:
     """Return the cost and the interruptions: p50 at the zones' median price, p90 at the dearest zone's.
 
-    All instances of a job stop with the first that is taken, so their rates add up. An interruption costs half an epoch
-    and a start-up.
+    All instances of a job stop with the first that is taken, so their rates add up. An interruption undoes half of what
+    lies between two saves, which are no farther apart than `between_saves` hours or an epoch, and costs a start-up.
     """
     hours = step.time_hours
     if isinstance(hours, Unknown):
         return hours, None
     totals = [
-        interrupted(whole, per_hour * step.instances, _LOST_EPOCHS * whole / epochs + minutes / _MINUTES_PER_HOUR)
+        interrupted(
+            whole, per_hour * step.instances, min(whole / epochs, between_saves) / 2 + minutes / _MINUTES_PER_HOUR
+        )
         for whole, per_hour, minutes in zip(
             (hours.p50, hours.p90), INTERRUPTIONS_PER_HOUR, step.startup_minutes, strict=True
         )
     ]
     if not all(map(math.isfinite, totals)):
         return Unknown(
-            unknown="interruptions would undo the work faster than it is done: an epoch takes too long"
+            unknown="interruptions would undo the work faster than it is done: starting again takes too long"
         ), None
     counts = [t * per_hour * step.instances for t, per_hour in zip(totals, INTERRUPTIONS_PER_HOUR, strict=True)]
     amount = Cost(

@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Literal
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.core.units import SECONDS_PER_HOUR, count, significant
+from gpuplan.planning.checkpointing import checkpoint_bytes, saves_within_epochs
 from gpuplan.planning.limits import disk_gb
 from gpuplan.planning.money.cost import Charge, ChargeName, Cost, Rate, cost, exact
+from gpuplan.planning.money.interruptions import HOURS_PER_MONTH
 from gpuplan.planning.money.small_prices import SmallPrice, small_price
 from gpuplan.planning.placement import service
 from gpuplan.planning.speed.data_transfer import list_requests
@@ -26,13 +28,8 @@ if TYPE_CHECKING:
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.plan import StepPlan
 
-HOURS_PER_MONTH = 730
-"""A year's hours / 12: AWS's own month for a GB-month."""
 _MINUTES_PER_HOUR = 60
 _GB = 1e9
-_FP32_BYTES = 4
-_STATE_COPIES = {"sgd": 1, "adamw": 2, "lamb": 2, "own": 2}
-"""Of the weights, that the optimizer keeps: momentum; two moments; of a user's own it is taken for two."""
 _PART_BYTES = 8 * 1024**2
 """From there on an upload is cut into parts of this size, each a request: the default of AWS's SDKs; an assumption."""
 _UPLOAD_REQUESTS = 2
@@ -134,7 +131,10 @@ def _thousands(step: StepPlan, inputs: PlanInputs, small: int) -> Band | Unknown
     parts = math.ceil(size / _PART_BYTES)
     each = parts + _UPLOAD_REQUESTS if parts > 1 else 1
     small += _FILES_PER_EPOCH * inputs.settings.workload.epochs
-    low, high = (Decimal(small + each * kept) / _THOUSAND for kept in _checkpoints(inputs))
+    within = saves_within_epochs(step.checkpoints, step.time_hours, inputs.settings.workload.epochs)
+    saves = zip(_of_epochs(inputs), within, strict=True)
+    # Each save within an epoch also writes a manifest; those of the epochs are among their small files.
+    low, high = (Decimal(small + each * (kept + more) + more) / _THOUSAND for kept, more in saves)
     return low, high
 
 
@@ -148,7 +148,10 @@ def _kept(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
     """Yield a month of what a training leaves on S3: SageMaker mirrors its checkpoints there and deletes none."""
     if step.sweep is not None:
         return
-    size, (low, high) = checkpoint_bytes(inputs), _checkpoints(inputs)
+    within = saves_within_epochs(step.checkpoints, step.time_hours, inputs.settings.workload.epochs)
+    # Those within an epoch take two names in turn.
+    low, high = (kept + min(2, more) for kept, more in zip(_of_epochs(inputs), within, strict=True))
+    size = checkpoint_bytes(inputs)
     price = small_price("s3-storage", inputs.settings.aws.region)
     if isinstance(size, Unknown):
         yield _line("s3-storage", price, size, f"{low} to {high} checkpoints", billed="month")
@@ -158,21 +161,10 @@ def _kept(step: StepPlan, inputs: PlanInputs) -> Iterator[Charge]:
     yield _line("s3-storage", price, (each * low, each * high), how, billed="month")
 
 
-def _checkpoints(inputs: PlanInputs) -> tuple[int, int]:
-    """Return how many stay on S3: one an epoch, and the best again each time it changed: every second epoch, or all."""
+def _of_epochs(inputs: PlanInputs) -> tuple[int, int]:
+    """Return how many are of whole epochs: one each, and the best again when it changed: every second epoch, or all."""
     epochs = inputs.settings.workload.epochs
     return epochs + math.ceil(epochs / 2), 2 * epochs
-
-
-def checkpoint_bytes(inputs: PlanInputs) -> int | Unknown:
-    """Return parameters x 4 B x (1 + copies that the optimizer keeps), or why the parameters are not known."""
-    workload = inputs.settings.workload
-    traced = inputs.traced()
-    if isinstance(traced, Unknown):
-        return traced
-    copies = 0 if workload.optimizer == "sgd" and workload.momentum == 0 else _STATE_COPIES[workload.optimizer]
-    copies += workload.ema_decay is not None
-    return _FP32_BYTES * traced.step.parameters * (1 + copies)
 
 
 def _by_the_hour(step: StepPlan, each: Decimal) -> Band | Unknown:
