@@ -21,18 +21,23 @@ LEAST_BLOCK, MOST_BLOCK, BLOCKS = 10, 200, 100
 _SIGMAS = 3.0
 _ABOVE = 0.5
 """Share of the reference by which an exploding loss lies above it."""
-_EXPLODING_BLOCKS, _COLLAPSED_BLOCKS, _FLAT_BLOCKS = 5, 10, 5
-"""Blocks in a row that a sign has to last; of flat ones the median counts."""
-_FAR_ABOVE, _FAR_BLOCKS = 10.0, 3
+_EXPLODING_BLOCKS = 8
+"""In a row; a spike that passes is shorter."""
+_FAR_ABOVE, _FAR_BLOCKS = 10.0, 5
 """Multiple of the reference beyond which so few blocks do."""
-_LEARNT, _LOST = 0.2, 0.9
+_WINDOW = 10
+"""Newest blocks whose median is judged: one spike does not move it."""
+_NEWEST, _COMING_DOWN = 2, 0.9
+"""A loss whose newest blocks lie at this share of those before, or below, is on its way down."""
+_LEARNT, _LOST = 0.2, 0.8
 """A collapse: the loss had fallen by this share of its reference, and this share of the fall is gone."""
-_SHARE_AT_CHANCE, _SHARE_AT_START = 0.15, 0.3
+_SHARE_AT_CHANCE, _SHARE_AT_START = 0.15, 0.5
 """Of the training, after which the loss has to lie below chance; where chance is not known, below its start."""
-_LEAST_FALL_STEPS = 100
-_LEAST_FALL = 0.02
+_LEAST_FALL_STEPS = 120
+_LEAST_FALL, _LEAST_FALL_FROM_START = 0.02, 0.01
 """Share of the reference by which it has to lie below."""
-_START_BLOCKS = 2
+_MEDIAN_ERROR = 1.25
+"""Of a median over that of a mean, for normal errors: sqrt(pi / 2)."""
 _EPOCHS, _EPOCHS_SHARE = 3, 0.2
 """Epochs in a row at chance accuracy that count, and the least share of all."""
 _NEAR_CHANCE = 0.9
@@ -59,14 +64,15 @@ class _State:
     steps: int = 0
     pending: list[float] = field(default_factory=list)
     start: list[float] = field(default_factory=list)
-    """Losses of the first blocks."""
+    """Losses of the first block."""
     recent: list[tuple[float, float]] = field(default_factory=list)
     """Mean and standard error of the newest blocks."""
+    later: tuple[int, float, float] = (0, 0.0, 0.0)
+    """Of all blocks: their number, the sum of their means and that of their squares."""
     best: float = math.inf
     """Lowest mean of two blocks in a row."""
     above: int = 0
     far_above: int = 0
-    lost: int = 0
     rose: bool = False
     """Whether the loss ever stood clearly above that of the first step: the mark of a rate that is too high."""
     flat_epochs: int = 0
@@ -122,61 +128,90 @@ class LossRule:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what a checkpoint kept."""
         recent = [(mean, error) for mean, error in state["recent"]]
-        self._state = _State(**{**state, "recent": recent})
+        self._state = _State(**{**state, "recent": recent, "later": tuple(state["later"])})
 
     def _judge(self, losses: list[float]) -> Finding | None:
         state = self._state
         mean, error = _mean(losses)
-        if len(state.start) < _START_BLOCKS * self.block:
-            state.start += losses
-        start, start_error = _mean(state.start[: self.block])
-        top = start if self.chance is None else max(start, self.chance)
+        if not state.start:
+            state.start = losses
+        start, start_error = _mean(state.start)
+        # The first loss is that of the weights as they were made: where chance is known, it is no outlier either.
+        first = state.start[0] if self.chance is None else max(state.start[0], self.chance)
+        top = start if self.chance is None else first
         bottom = start if self.chance is None else min(start, self.chance)
-        state.recent = [*state.recent, (mean, error)][-_COLLAPSED_BLOCKS:]
-        state.best = min(state.best, statistics.fmean(mean for mean, _ in state.recent[-2:]))
+        # Cut off where it explodes: how far it does says nothing of how sure a fall is.
+        count, total, squares = state.later
+        cut = min(mean, top + _ABOVE * abs(top))
+        state.later = (count + 1, total + cut, squares + cut * cut)
+        state.recent = [*state.recent, (mean, error)][-_WINDOW:]
+        state.best = min(state.best, statistics.fmean(mean for mean, _ in state.recent[-_NEWEST:]))
         over = mean - _SIGMAS * error - top
         state.above = state.above + 1 if over > _ABOVE * abs(top) else 0
         state.far_above = state.far_above + 1 if over > _FAR_ABOVE * abs(top) else 0
-        first = state.start[0] if self.chance is None else max(state.start[0], self.chance)
         state.rose = state.rose or max(losses) > first + _ABOVE * abs(first)
-        learnt = bottom - state.best
-        lost = learnt > _LEARNT * abs(bottom) and mean - _SIGMAS * error > state.best + _LOST * learnt
-        state.lost = state.lost + 1 if lost else 0
-        if state.above >= _EXPLODING_BLOCKS or state.far_above >= _FAR_BLOCKS:
-            if self._comes_down():
-                return None
-            steps = max(state.above, state.far_above) * self.block
+        if (state.above >= _EXPLODING_BLOCKS or state.far_above >= _FAR_BLOCKS) and not self._comes_down():
+            steps = state.above * self.block
             seen = f"the loss has been far above its start for {steps} steps: {mean:.3g}, it started at {start:.3g}"
             return self._finding("exploding", seen, too_high=True)
-        if state.lost >= _COLLAPSED_BLOCKS and not self._comes_down():
-            steps = state.lost * self.block
-            seen = f"the loss had come down to {state.best:.3g}, and has been back at {mean:.3g} for {steps} steps"
-            return self._finding("collapsed", seen, too_high=True)
-        return self._flat(start, start_error)
+        if state.above or len(state.recent) < _WINDOW:
+            return None
+        return self._collapsed(bottom) or self._flat(start, start_error)
 
     def _comes_down(self) -> bool:
-        """Tell whether the newest block lies clearly below those before it: a spike that passes."""
-        *earlier, (mean, error) = self._state.recent[-_FLAT_BLOCKS:]
-        level = statistics.fmean(mean for mean, _ in earlier)
-        return mean + _SIGMAS * error < level
+        """Tell whether the newest blocks lie well below those before them, by the best the training has reached."""
+        means = [mean for mean, _ in self._state.recent]
+        earlier = means[:-_NEWEST]
+        if not earlier:
+            return False
+        above = [statistics.fmean(part) - self._state.best for part in (means[-_NEWEST:], earlier[-_FAR_BLOCKS:])]
+        return above[0] < _COMING_DOWN * above[1]
+
+    def _level(self) -> tuple[float, float]:
+        """Return the median of the newest blocks, and its error: that of a mean, a little more for a median."""
+        recent = self._state.recent
+        error = math.hypot(*(error for _, error in recent)) / len(recent)
+        return statistics.median(mean for mean, _ in recent), _MEDIAN_ERROR * error
+
+    def _pairs(self) -> list[float]:
+        """Return the means of each two of the newest blocks: spikes still show in them, and noise shows less."""
+        means = [mean for mean, _ in self._state.recent]
+        return [statistics.fmean(pair) for pair in zip(means[::2], means[1::2], strict=True)]
+
+    def _collapsed(self, bottom: float) -> Finding | None:
+        state = self._state
+        level, error = self._level()
+        learnt = bottom - state.best
+        gone = state.best + _LOST * learnt
+        if learnt <= _LEARNT * abs(bottom) or level - _SIGMAS * error <= gone or min(self._pairs()) <= gone:
+            return None
+        if self._comes_down():
+            return None
+        steps = _WINDOW * self.block
+        seen = f"the loss had come down to {state.best:.3g}, and has been back at {level:.3g} for {steps} steps"
+        return self._finding("collapsed", seen, too_high=True)
 
     def _flat(self, start: float, start_error: float) -> Finding | None:
         state = self._state
-        share = _SHARE_AT_START if self.chance is None else _SHARE_AT_CHANCE
-        if state.steps < max(share * self.total, _LEAST_FALL_STEPS, 2 * _FLAT_BLOCKS * self.block):
+        known = self.chance is not None
+        share = _SHARE_AT_CHANCE if known else _SHARE_AT_START
+        if state.steps < max(share * self.total, _LEAST_FALL_STEPS):
             return None
         reference = start if self.chance is None else self.chance
         if reference - state.best > _LEARNT * abs(reference):
             return None  # it has learnt: what follows is a spike, or a collapse
-        # Of blocks the median, which a spike does not move; its error is that of a mean, as far as five can tell.
-        level = statistics.median(mean for mean, _ in state.recent[-_FLAT_BLOCKS:])
-        error = math.hypot(*(error for _, error in state.recent[-_FLAT_BLOCKS:])) / _FLAT_BLOCKS
-        if self.chance is None:
-            error = math.hypot(error, start_error)
-        if reference - level + _SIGMAS * error >= _LEAST_FALL * abs(reference):
+        if max(self._pairs()) > reference + _ABOVE * abs(reference):
+            return None  # a spike within the window moves even its median
+        least = (_LEAST_FALL if known else _LEAST_FALL_FROM_START) * abs(reference)
+        # All that was seen says how sure it is, and the newest blocks that it is still so.
+        count, total, squares = state.later
+        level, newest = total / count, self._level()[0]
+        error = math.sqrt(max(0.0, squares / count - level * level) / count)
+        error = error if known else math.hypot(error, start_error)
+        if reference - level + _SIGMAS * error >= least or reference - newest >= least:
             return None
-        what = f"its start, {start:.3g}" if self.chance is None else f"chance, {reference:.3g}"
-        seen = f"the loss is not below {what}, after {state.steps} of {self.total} steps: {level:.3g}"
+        what = f"chance, {reference:.3g}" if known else f"its start, {reference:.3g}"
+        seen = f"the loss is not below {what}, after {state.steps} of {self.total} steps: {newest:.3g}"
         return self._finding("not falling", seen, too_high=state.rose)
 
     def _finding(self, sign: Sign, text: str, *, too_high: bool) -> Finding:
