@@ -79,7 +79,8 @@ def main(arguments: list[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="gpuplan-failures-") as place:
             wrong += bare(fault, Path(place)) if chosen.bare else ours(fault, Path(place))
     print("* from the launch: the fault is there from the start")
-    print(f"{wrong} of {len(chosen.names or FAULTS_DONE)} not named right", flush=True)
+    what = "without a rank" if chosen.bare else "not named right"
+    print(f"{wrong} of {len(chosen.names or FAULTS_DONE)} {what}", flush=True)
     return min(wrong, 1)
 
 
