@@ -82,12 +82,24 @@ OTHERWISE: dict[str, object] = {
     "code.include": ("labels.csv",),
     "code.exclude": ("notes/",),
     "code.max_mb": 60.0,
+    "launch.loggers": ("csv",),
+    "launch.divergence_guard": False,
+    "launch.checkpoint_minutes": 7.0,
+    "find_batch.largest": 48,
+    "find_batch.memory_share": 0.7,
+    "find_batch.memory_gib": 12.0,
+    "find_batch.trial_seconds": 5.0,
 }
 OF_OWN_CODE = {"workload.model_args", "workload.data_args"}
 """Settings that are refused without code of the user's own; with it they are in `tests/unit/cli/test_own_code.py`."""
+SEARCH: dict[str, object] = {"launch.pipeline": "batch-then-lr-then-train"}
 BESIDE: dict[str, dict[str, object]] = {
     "lr.carry_to_gpus": {"launch.pipeline": "lr"},
     "workload.batch_schedule": {"workload.accumulate": 2},
+    "find_batch.largest": SEARCH,
+    "find_batch.memory_share": SEARCH,
+    "find_batch.memory_gib": SEARCH,
+    "find_batch.trial_seconds": SEARCH,
 }
 """What a setting needs beside it."""
 CASES: list[dict[str, object]] = [

@@ -106,12 +106,6 @@ def test_data_that_are_a_description_only_are_planned_but_not_launched(make_plan
     assert "imagenet:s3://" in caught.value.fix
 
 
-def test_a_model_of_the_user_s_own_is_planned_and_not_yet_trained(make_plan: MakePlan) -> None:
-    plan = make_plan({"workload.model": "nowhere_at_all:Net"})
-    with pytest.raises(UsageError, match="trains torchvision's models only"):
-        refuse(plan, None, allow_retired=False)
-
-
 def test_a_model_that_is_not_known_is_no_reason_to_refuse(make_plan: MakePlan) -> None:
     # Its memory is unknown, not too big: the job itself will tell.
     plan = make_plan({"workload.image_size": 1, "workload.model": "vgg16"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,7 +38,7 @@ def told(plan: LaunchPlan, multiplier: float | None = None) -> TrainSpec:
     assert step is not None
     job = job_input(plan, step, run_id="run", attempt=1, learning_rate=0.1, multiplier=multiplier)
     assert job.train is not None
-    return job.train
+    return replace(job.train, mean_seconds_between_failures=None)
 
 
 def test_sixteen_times_the_batch_warms_up_for_five_epochs_from_a_sixteenth(make_plan: MakePlan) -> None:

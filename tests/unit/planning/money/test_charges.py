@@ -139,7 +139,7 @@ def test_a_region_without_small_prices_leaves_each_line_unknown_and_the_total_kn
 
 
 def test_a_model_that_cannot_be_traced_leaves_unknown_what_depends_on_its_size(make_plan: MakePlan) -> None:
-    plan = make_plan(IMAGENET | {"workload.model": "nowhere_at_all:Net"})
+    plan = make_plan(IMAGENET | {"workload.image_size": 1, "workload.model": "vgg16"})
     known = {charge.name for charge in step(plan).charges if isinstance(charge.cost_usd, Cost)}
     assert known == {"start-up", "s3-reads"}
 
