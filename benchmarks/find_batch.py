@@ -96,7 +96,7 @@ def fingerprint(module: nn.Module) -> list[bytes]:
 def search(method: str, module: Classifier, limit_gib: float) -> int:
     """Return the batch that a method finds."""
     if method == "gpuplan":
-        return find_batch(module, module, device="cpu", start=START, memory_gib=limit_gib, trial_seconds=20.0).batch
+        return find_batch(module, module, device="cpu", start=START, memory_gib=limit_gib, trial_seconds=120.0).batch
     from pytorch_lightning.tuner.tuning import Tuner
 
     with DeviceMemory(CPU, limit_gib).limited():

@@ -45,12 +45,17 @@ def is_out_of_memory(error: BaseException) -> bool:
 class DeviceMemory:
     """The memory of one device, of which a search may take `capacity_gib` for all there is."""
 
-    def __init__(self, device: torch.device, memory_gib: float | None = None, processes: int = 1) -> None:
-        """Take `memory_gib` for the device's memory if it has more; `processes` of a training share a CPU's."""
+    def __init__(
+        self, device: torch.device, memory_gib: float | None = None, processes: int = 1, *, expendable: bool = True
+    ) -> None:
+        """Take `memory_gib` for the device's memory if it has more; `processes` of a training share a CPU's.
+
+        A process that is not `expendable` gets no limit of a CPU's memory: oneDNN, refused memory, may end it.
+        """
         self.device = device
         there = _there_gib(device, processes)
         self.capacity_gib = there if memory_gib is None else min(there, memory_gib)
-        self._limited = device.type == "cpu" or self.capacity_gib < there
+        self._limited = expendable if device.type == "cpu" else self.capacity_gib < there
         self._before = 0
 
     def begin(self) -> None:

@@ -139,7 +139,7 @@ def test_the_found_batch_is_what_the_limit_leaves_room_for() -> None:
 
     small = under(60)
     assert small.largest < under(180).largest
-    assert any(trial.outcome == "out-of-memory" for trial in small.trials), "the limit was met, not foreseen"
+    assert any(trial.outcome == "out-of-memory" for trial in small.trials), "the capacity was passed, not foreseen"
     assert all(t.peak_gib is None or t.peak_gib <= small.capacity_gib for t in small.trials)
 
 
@@ -240,8 +240,8 @@ def launched(job_input: JobInput, folder: Path) -> int:
 @LINUX
 @pytest.mark.slow
 def test_a_job_under_a_limit_meets_it_lives_and_chooses_what_is_safe(train_input: JobInput, tmp_path: Path) -> None:
-    spec = BatchSearchSpec(512, 0.9, 2, 2, 120.0, memory_gib=1.25)
-    job_input = job(train_input, "fake:3x96x96:10:2000", 64, spec)
+    spec = BatchSearchSpec(64, 0.95, 2, 1, 300.0, memory_gib=1.05)
+    job_input = job(train_input, "fake:3x64x64:10:2000", 64, spec)
     assert launched(job_input, tmp_path) == 0
     result = BatchResult.from_json((tmp_path / "job" / BATCH_RESULT_FILE).read_bytes())
     assert {trial.outcome for trial in result.trials} == {"ran", "out-of-memory"}
@@ -250,7 +250,7 @@ def test_a_job_under_a_limit_meets_it_lives_and_chooses_what_is_safe(train_input
     assert (choice.chosen, choice.largest, choice.fastest) == (result.chosen, result.largest, result.fastest)
     peak = result.trial(result.largest).peak_gib
     assert peak is not None
-    assert peak <= 0.9 * 1.25
+    assert peak <= 0.95 * 1.05
     assert result.reserved_gib > 0.03, "DDP's buckets of two processes: 11 million parameters in fp32"
 
 

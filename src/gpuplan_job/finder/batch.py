@@ -84,8 +84,8 @@ def find_batch(  # noqa: PLR0913 - each is one thing that a user may know better
     """Find the largest batch that a training can take on this device with room to spare, by real steps of it.
 
     Afterwards, an exception included, weights, buffers, optimizer, modes, attributes, gradients, random states and the
-    loader are bit for bit as before. On a CPU the memory of this process is limited while a batch is tried (Linux), so
-    that one that is too large fails and the process lives.
+    loader are bit for bit as before. On a CPU no limit is set, because a library that is refused memory may end the
+    process: a try whose peak passes the capacity counts as out of memory afterwards.
 
     Args:
         module: A LightningModule with its own step and optimizer, or any module with `loss` or `step`, and `optimizer`.
@@ -125,7 +125,7 @@ def find_batch(  # noqa: PLR0913 - each is one thing that a user may know better
         samples = _Samples(loader)
         learner = learner_for(module, data, loss, step)
         stack.enter_context(learner.attached(_STEPS))
-        memory = DeviceMemory(where, memory_gib)
+        memory = DeviceMemory(where, memory_gib, expendable=False)
         stack.callback(memory.release)
         snapshot = Snapshot(module)
         stack.callback(snapshot.restore)
