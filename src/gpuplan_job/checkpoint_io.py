@@ -73,10 +73,10 @@ def place_of(checkpoint: dict[str, Any]) -> Place:
     return Place(**checkpoint[PLACE])
 
 
-def problem(content: bytes, place: Place) -> str | None:
-    """Return why a checkpoint cannot be gone on from at a place, None if it can."""
+def problem(source: bytes | Path, place: Place) -> str | None:
+    """Return why a checkpoint, its contents or its file, cannot be gone on from at a place, None if it can."""
     try:
-        checkpoint = _load(content)
+        checkpoint = _load(source)
         epochs = [EpochMetrics(**metrics) for metrics in checkpoint[EPOCHS]]
         found = place_of(checkpoint)
     except Exception as error:  # noqa: BLE001 - bytes made to do harm can fail in any way, and cost no more than a save
@@ -104,7 +104,10 @@ def shared(content: bytes | None, group: distributed.ProcessGroup | None) -> byt
     return content
 
 
-def _load(content: bytes) -> dict[str, Any]:
-    # weights_only: tensors and plain values alone, whatever else the file names is refused before it is called.
-    loaded: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+def _load(source: bytes | Path) -> dict[str, Any]:
+    # weights_only: tensors and plain values alone, whatever else the file names is refused before it is called. A file
+    # is mapped: to look at it takes no memory.
+    stream = io.BytesIO(source) if isinstance(source, bytes) else source
+    mapped = not isinstance(source, bytes)
+    loaded: dict[str, Any] = torch.load(stream, map_location="cpu", weights_only=True, mmap=mapped)
     return loaded

@@ -238,7 +238,7 @@ class CheckpointKeeper(pl.Callback):
         """
         if self._loads:
             return
-        problem = checkpoint_io.problem(path.read_bytes(), place)
+        problem = checkpoint_io.problem(path, place)
         if problem is not None:
             path.unlink()
             raise JobError(

@@ -211,7 +211,8 @@ def test_an_interrupted_spot_training_goes_on_from_its_checkpoint(client: Client
     states = [transition.status for transition in emulator.job(job.name).transitions]
     assert "Interrupted" in states
     log = client.run("logs", run["run_id"]).stdout
-    assert "going on after epoch" in log
+    assert "the job was stopped; its state after step" in log
+    assert "going on after" in log
 
 
 def client_run(client: Client) -> str:
