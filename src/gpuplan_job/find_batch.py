@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpuplan_job import batch_search, process_tree, runtime
+from gpuplan_job import batch_search, machine_probe, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_training import OnDevice, Tried
 from gpuplan_job.contract import (
@@ -28,6 +29,7 @@ from gpuplan_job.contract import (
 from gpuplan_job.device_memory import DeviceMemory
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError, write_failure
+from gpuplan_job.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 _PATIENCE_SECONDS = 300.0
 """What a try's process may take beside its steps: starting, loading its samples."""
+_OF_A_JOB = 2
+"""Arguments of a whole search; a third is the batch of a single try."""
 _SMALLER = "a smaller --image-size or --model, --precision bf16-mixed, or a GPU with more memory"
 
 
@@ -46,9 +50,12 @@ def main(arguments: list[str]) -> int:
         text = source.read_bytes()
         job_input = JobInput.from_json(text)
         spec = _checked(job_input)
+        if len(arguments) == _OF_A_JOB:
+            # How much memory is needed is what the search finds out.
+            machine_probe.check(replace(job_input, expected=None), folder, Process.from_environment({}))
         device = runtime.device(job_input.device, 0)
         memory = DeviceMemory(device, spec.memory_gib, spec.world_size)
-        if len(arguments) > 2:  # noqa: PLR2004 - the batch of a single try
+        if len(arguments) > _OF_A_JOB:
             tried = OnDevice(job_input, spec, memory, folder).tried(int(arguments[2]))
             answer = _answer(folder, tried.trial.batch)
             answer.parent.mkdir(exist_ok=True)
