@@ -262,4 +262,4 @@ def test_a_job_for_which_no_sample_fits_says_so(train_input: JobInput, tmp_path:
     failure = Failure.from_json((tmp_path / "job" / FAILURE_FILE).read_bytes())
     assert failure.kind == "out-of-memory"
     assert "not even 1 sample a GPU" in failure.message
-    assert json.loads((tmp_path / "job" / "exit.json").read_text())["code"] == 1
+    assert json.loads((tmp_path / "job" / "exit.json").read_text())["code"] == EXIT_CODES["out-of-memory"]

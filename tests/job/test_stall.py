@@ -85,16 +85,6 @@ def test_a_rank_that_beats_in_time_is_left_alone(tmp_path: Path) -> None:
         passes(dog, time, 59)
 
 
-def test_a_rank_that_is_silent_past_its_limit_is_a_stall(tmp_path: Path) -> None:
-    time = Time()
-    heart, dog = Heart(tmp_path, 0), watchdog(tmp_path, time)
-    heart.beat("step", 120, 60.0)
-    with pytest.raises(JobError, match="nothing has moved for 61 s, after optimizer step 120: it stands in") as caught:
-        passes(dog, time, 100)
-    assert caught.value.kind == "stall"
-    assert "test_stall.py" in "".join(caught.value.__notes__)
-
-
 def test_the_start_may_take_half_an_hour(tmp_path: Path) -> None:
     time = Time()
     dog = watchdog(tmp_path, time)

@@ -82,6 +82,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (tmp_path / "net_of_mine.py").write_text(OWN)
     (tmp_path / "helper_of_net.py").write_text("WIDTH = 16\n")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])  # a trace puts the folder there
     yield "net_of_mine"
     for name in ("net_of_mine", "helper_of_net"):
         sys.modules.pop(name, None)

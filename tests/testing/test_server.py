@@ -106,6 +106,9 @@ def test_an_environment_is_of_one_account_and_region(held: Emulator) -> None:
 def test_clients_ignore_the_aws_configuration_of_this_machine(
     held: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    held.client(
+        "kms"
+    ).list_keys()  # the server, in this process, looks at the configuration when a service is first used
     (tmp_path / "config").write_text("[profile work]\nregion = ap-south-1\nendpoint_url = http://127.0.0.1:1\n")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_PROFILE", "absent")
