@@ -78,9 +78,8 @@ def test_lr_then_train_on_g5(client: Client, emulator: Emulator) -> None:
     assert (told_find["batch"]["world_size"], told_train["batch"]["world_size"]) == (1, 4)
     assert told_train["train"]["learning_rate"] == run["lr"]["training_learning_rate"]
     found = run["lr"]["suggestion"]["learning_rate"]
-    assert told_train["train"]["learning_rate"] == pytest.approx(
-        found * run["lr"]["multiplier"], rel=1e-3
-    )  # four digits are told
+    # Four digits are told.
+    assert told_train["train"]["learning_rate"] == pytest.approx(found * run["lr"]["multiplier"], rel=1e-3)
 
     assert run["train"]["world_size"] == 4
     assert run["train"]["metrics"]["best_val_accuracy"] > 0.5, "ten classes"
