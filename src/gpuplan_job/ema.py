@@ -1,7 +1,7 @@
 """An exponential moving average of the weights: updated once an optimizer step, validated in their place, and kept.
 
-Called by `train` as a Lightning callback. The optimizer never sees it. In a checkpoint it lies under `EMA_WEIGHTS`,
-keyed as `state_dict` is.
+Called by `train` as a Lightning callback. The optimizer never sees it. BatchNorm's running statistics are averaged with
+the weights that they belong to. In a checkpoint it lies under `EMA_WEIGHTS`, keyed as `state_dict` is.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
+from torch import distributed
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 if TYPE_CHECKING:
@@ -18,14 +19,18 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 EMA_WEIGHTS = "ema_state_dict"
-"""Key in a checkpoint: the averaged parameters by name."""
+"""Key in a checkpoint: the averaged parameters and buffers by name."""
 
 
 class WeightAverage(pl.Callback):
-    """Averages the parameters: average = decay x average + (1 - decay) x weights (Polyak and Juditsky 1992)."""
+    """Averages parameters and buffers: average = d x average + (1 - d) x weights (Polyak and Juditsky 1992).
+
+    After t optimizer steps d = min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten (as in
+    TensorFlow's `ExponentialMovingAverage` with `num_updates`). Buffers that are no floats are taken as they are.
+    """
 
     def __init__(self, decay: float) -> None:
-        self._update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call] # torch does not type it
+        self._decay = decay
         self._average: dict[str, Tensor] = {}
         self._steps = 0
         self._aside: dict[str, Tensor] = {}
@@ -36,7 +41,7 @@ class WeightAverage(pl.Callback):
         held = self._average
         self._average = {
             name: (held[name].to(p.device) if name in held else p.detach().clone())
-            for name, p in _trained(pl_module).items()
+            for name, p in _state(pl_module).items()
         }
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -57,13 +62,22 @@ class WeightAverage(pl.Callback):
         if trainer.global_step == self._steps:
             return
         self._steps = trainer.global_step
+        decay = min(self._decay, (1 + self._steps) / (10 + self._steps))
+        update = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call] # torch does not type it
+        now = _state(pl_module)
+        moving = [name for name, value in now.items() if value.is_floating_point()]
         with torch.no_grad():
-            self._update(list(self._average.values()), [p.detach() for p in _trained(pl_module).values()], 0)
+            update([self._average[name] for name in moving], [now[name].detach() for name in moving], 0)
+            for name in now.keys() - set(moving):
+                self._average[name].copy_(now[name])
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Put the average in the weights' place."""
-        del trainer
-        self._aside = {name: p.detach().clone() for name, p in _trained(pl_module).items()}
+        """Put the average in the weights' place; of buffers, which differ between ranks, that of rank 0."""
+        if trainer.world_size > 1:
+            for name, _ in pl_module.named_buffers():
+                if name in self._average:
+                    distributed.broadcast(self._average[name], src=0)
+        self._aside = {name: value.detach().clone() for name, value in _state(pl_module).items()}
         _fill(pl_module, self._average)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -94,11 +108,19 @@ class WeightAverage(pl.Callback):
         self._average = dict(checkpoint[EMA_WEIGHTS])
 
 
-def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """Return what training changes: parameters that are trained, and the buffers that a checkpoint holds."""
+    trained = {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+    kept = {
+        f"{path}.{name}" if path else name: buffer
+        for path, part in module.named_modules()
+        for name, buffer in part.named_buffers(recurse=False)
+        if name not in part._non_persistent_buffers_set  # noqa: SLF001 - torch has no public way
+    }
+    return {**trained, **kept}
 
 
 def _fill(module: nn.Module, values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
-        for name, parameter in _trained(module).items():
-            parameter.copy_(values[name])
+        for name, value in _state(module).items():
+            value.copy_(values[name])

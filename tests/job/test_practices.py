@@ -99,7 +99,7 @@ def plain(
     module = nn.Linear(72, CLASSES)
     average = {name: p.detach().clone() for name, p in module.named_parameters()}
     optimizer = torch.optim.SGD(module.parameters(), lr=rate, momentum=workload.momentum)
-    held = Patterns(SAMPLES)
+    held, steps = Patterns(SAMPLES), 0
     for epoch in range(workload.epochs):
         for chosen in torch.split(permutation(SAMPLES, workload.seed, epoch), 8):
             outputs = module(held.images[chosen].flatten(1))
@@ -109,8 +109,9 @@ def plain(
             if workload.clip_norm is not None:
                 nn.utils.clip_grad_norm_(module.parameters(), workload.clip_norm)
             optimizer.step()
+            steps += 1
             for name, p in module.named_parameters():
-                average[name].lerp_(p.detach(), 1 - (ema or 0))
+                average[name].lerp_(p.detach(), 1 - min(ema or 0, (1 + steps) / (10 + steps)))
     return {name: p.detach() for name, p in module.named_parameters()}, average
 
 
@@ -137,6 +138,23 @@ def test_the_average_moves_once_an_optimizer_step_and_is_what_is_validated(
     logits = held.images.flatten(1) @ average["weight"].T + average["bias"]
     wanted = nn.functional.cross_entropy(logits, torch.tensor(held.labels)).item()
     assert result.epochs[-1].val_loss == pytest.approx(wanted, rel=1e-4)
+
+
+def test_running_statistics_are_averaged_with_the_weights_and_counts_are_not(
+    tmp_path: Path, job_input: JobInput
+) -> None:
+    torch.manual_seed(4)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(72, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, CLASSES))
+    result = fit(with_workload(job_input, ema_decay=0.8), tmp_path, module)
+    state, average = weights(tmp_path), checkpoint(tmp_path)[EMA_WEIGHTS]
+    assert average.keys() == state.keys()
+    assert not torch.equal(average["network.2.running_mean"], state["network.2.running_mean"])
+    assert torch.equal(average["network.2.num_batches_tracked"], state["network.2.num_batches_tracked"])
+    module.load_state_dict({name.removeprefix("network."): value for name, value in average.items()})
+    held = Patterns(12)
+    with torch.inference_mode():
+        loss = nn.functional.cross_entropy(module.eval()(held.images), torch.tensor(held.labels)).item()
+    assert result.epochs[-1].val_loss == pytest.approx(loss, rel=1e-5)
 
 
 def test_the_average_goes_on_from_a_checkpoint(tmp_path: Path, job_input: JobInput) -> None:
