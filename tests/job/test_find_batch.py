@@ -240,7 +240,7 @@ def launched(job_input: JobInput, folder: Path) -> int:
 @LINUX
 @pytest.mark.slow
 def test_a_job_under_a_limit_meets_it_lives_and_chooses_what_is_safe(train_input: JobInput, tmp_path: Path) -> None:
-    spec = BatchSearchSpec(64, 0.95, 2, 1, 300.0, memory_gib=1.05)
+    spec = BatchSearchSpec(128, 0.95, 2, 1, 300.0, memory_gib=1.2)
     job_input = job(train_input, "fake:3x64x64:10:2000", 64, spec)
     assert launched(job_input, tmp_path) == 0
     result = BatchResult.from_json((tmp_path / "job" / BATCH_RESULT_FILE).read_bytes())
@@ -250,7 +250,7 @@ def test_a_job_under_a_limit_meets_it_lives_and_chooses_what_is_safe(train_input
     assert (choice.chosen, choice.largest, choice.fastest) == (result.chosen, result.largest, result.fastest)
     peak = result.trial(result.largest).peak_gib
     assert peak is not None
-    assert peak <= 0.95 * 1.05
+    assert peak <= 0.95 * 1.2
     assert result.reserved_gib > 0.03, "DDP's buckets of two processes: 11 million parameters in fp32"
 
 
