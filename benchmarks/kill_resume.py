@@ -47,7 +47,7 @@ from gpuplan_job.process import Process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-INTERVAL_SECONDS = 0.3
+INTERVAL_SECONDS = 0.1
 SAMPLES, EPOCHS, SEED = 200, 3, 20261129
 SLOTS = 8192
 """Times of micro-batches that a rank can note."""
@@ -148,11 +148,11 @@ class Forked:
         self.layout = TrainingLayout.of(SAMPLES, self.job_input.batch, "constant", EPOCHS)
         self.notes = Notes()
         self.root = root
-        started = time.monotonic()
         self.expected = root / "whole"
         if self.wait(self.start(self.expected)) != [0, 0]:
             raise SystemExit("the undisturbed training failed")
-        self.seconds = time.monotonic() - started
+        self.seconds = time.monotonic() - self.notes.times()[0]
+        """From the first micro-batch to the end: before it there is nothing to lose."""
 
     def start(self, folder: Path) -> list[int]:
         """Start the ranks of a training in a folder and return their ids."""
@@ -205,6 +205,8 @@ class Forked:
         """Kill `moment` seconds into a training and resume it; None where it was over before."""
         folder = self.root / f"cut-{number}"
         ranks = self.start(folder)
+        while not self.notes.times():
+            time.sleep(0.005)
         time.sleep(moment)
         chosen = {"rank 0": ranks[:1], "rank 1": ranks[1:], "both ranks": ranks}[victim]
         over = (folder / "checkpoints" / "last.ckpt").exists()
@@ -382,7 +384,7 @@ def main() -> int:
         os.environ["PYTHONPATH"] = str(Path(__file__).resolve().parents[1] / "src")
         if options.kills:
             forked = Forked(Path(root))
-            print(f"forked: an undisturbed training takes {forked.seconds:.1f} s, {forked.layout.steps} steps")
+            print(f"forked: an undisturbed training takes {forked.seconds:.1f} s for its {forked.layout.steps} steps")
             outcomes = trial(forked, options.kills, forked.seconds)
             table("Two ranks forked from a warm process", outcomes, timed=True)
             failed += sum(not outcome.same for outcome in outcomes)
