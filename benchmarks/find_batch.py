@@ -25,7 +25,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 from torchvision import models
 
-from gpuplan_job.batch_trial import held, reserved_gib
+from gpuplan_job.batch_trial import reserved_gib
 from gpuplan_job.device_memory import DeviceMemory
 from gpuplan_job.finder import find_batch
 
@@ -130,7 +130,7 @@ def survive(subject: str, batch: int, world_size: int) -> dict[str, object]:
     module = Classifier(name, side)
     module.batch_size = batch
     with DeviceMemory(CPU, limit).limited():
-        buckets = held(reserved_gib(list(module.parameters()), CPU, world_size), CPU)
+        buckets = torch.ones(int(reserved_gib(module, CPU, world_size) * 2**30), dtype=torch.uint8)
         trainer(max_steps=STEPS, max_epochs=-1).fit(module)
     return {"steps": len(SEEN), "buckets": len(buckets)}
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from torch.utils.data import default_collate
 
 from gpuplan_job import loaders, runtime
-from gpuplan_job.batch_trial import Trials, held, reserved_gib, scaler_for
+from gpuplan_job.batch_trial import Training, Trials, reserved_gib
 from gpuplan_job.contract import BatchTrial  # noqa: TC001 - reading a document resolves its annotations at run time
 from gpuplan_job.document import Document
 from gpuplan_job.failures import JobError
@@ -23,16 +22,14 @@ from gpuplan_job.workload_subject import WorkloadSubject
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from gpuplan_job.batch_trial import Step
+    import torch
+
     from gpuplan_job.contract import BatchSearchSpec, JobInput
     from gpuplan_job.device_memory import DeviceMemory
     from gpuplan_job.loaders import DataSets
 
-_GIB = 1024**3
-_LEARNING_RATE = 1e-6
-"""Of the tried steps: memory and time do not depend on it, and no loss blows up."""
-_MOST_MICRO_BATCHES = 2
-"""More in a step take no more memory than two: from the second on gradients are alive in the backward pass."""
+_ANY_RATE = 1e-6
+"""A tried step has its own."""
 
 
 @dataclass(frozen=True)
@@ -52,55 +49,31 @@ class OnDevice:
         self.workload, self.spec, self.memory = job_input.workload, spec, memory
         self.subject = WorkloadSubject(self.workload, folder)
         self.samples = _Loaded(self.subject.sets, job_input)
-        self.micro_batches = min(spec.accumulation, _MOST_MICRO_BATCHES)
         self.reserved_gib = 0.0
-        self.trials = Trials(memory, self._training, self.micro_batches, spec.trial_seconds)
+        self.trials = Trials(memory, self._training, spec.accumulation, spec.trial_seconds)
 
     def tried(self, batch: int) -> Tried:
         """Try a batch."""
         self.samples.load(batch)
         return Tried(self.trials.trial(batch), self.reserved_gib)
 
-    def _training(self, batch: int) -> Step:
-        """Return the optimizer step of a fresh training at that batch."""
+    def _training(self, batch: int) -> Training:
+        """Return a fresh training at that batch."""
         workload, device = self.workload, self.memory.device
         runtime.seed_everything(workload.seed)
         learner = Learner.of(self.subject.network(), workload, device)
-        trained = [parameter for parameter in learner.network.parameters() if parameter.requires_grad]
-        self.reserved_gib = reserved_gib(trained, device, self.spec.world_size)
-        if workload.ema_decay is not None:
-            self.reserved_gib += sum(p.numel() * p.element_size() for p in trained) / _GIB
-        reserve = held(self.reserved_gib, device)
-        return _Training(learner, reserve, self.samples.first(batch), self.micro_batches).step
+        averaged = workload.ema_decay is not None
+        self.reserved_gib = reserved_gib(learner.network, device, self.spec.world_size, averaged=averaged)
+        micro_batch = self.samples.first(batch)
 
+        def loss(index: int) -> torch.Tensor:
+            with learner.attached(1):
+                return learner.loss(micro_batch, index)
 
-class _Training:
-    """The workload's training on one micro-batch, again and again."""
-
-    def __init__(self, learner: Learner, reserve: torch.Tensor, batch: Batch, micro_batches: int) -> None:
-        self.learner, self.batch = learner, batch
-        self.reserve = reserve
-        """Not used: it takes the place of what a training has beside: DDP's buckets, averaged weights."""
-        self.micro_batches = micro_batches
         with learner.attached(1):
-            self.optimizer = learner.optimizer(_LEARNING_RATE)
-        self.scaler = scaler_for(
-            learner.device, runtime.effective_precision(learner.workload.precision, learner.device)
-        )
-
-    def step(self) -> None:
-        """Take one optimizer step; gradients are set to zero where Lightning does, after the forward pass."""
-        with self.learner.attached(1):
-            for index in range(self.micro_batches):
-                loss = self.learner.loss(self.batch, index) / self.micro_batches
-                if index == 0:
-                    self.optimizer.zero_grad(set_to_none=True)
-                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call] # torch leaves it untyped
-        if (limit := self.learner.workload.clip_norm) is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.learner.network.parameters(), limit)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+            optimizer = learner.optimizer(_ANY_RATE)
+        precision = runtime.effective_precision(workload.precision, device)
+        return Training(loss, optimizer, precision, workload.clip_norm, self.reserved_gib)
 
 
 class _Loaded:

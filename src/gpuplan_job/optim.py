@@ -50,6 +50,14 @@ def build(workload: WorkloadSpec, network: nn.Module, learning_rate: float) -> O
     raise JobError("usage", "--optimizer own needs a LightningModule with configure_optimizers", "--optimizer sgd")
 
 
+def clip(optimizer: Optimizer, scaler: torch.amp.GradScaler, limit: float | None) -> None:
+    """Scale the gradients of all the optimizer's parameters down to a joint 2-norm of `limit`; None leaves them."""
+    if limit is None:
+        return
+    scaler.unscale_(optimizer)
+    nn.utils.clip_grad_norm_((p for group in optimizer.param_groups for p in group["params"]), limit)
+
+
 def _lamb(groups: list[dict[str, Any]], learning_rate: float) -> Optimizer:
     """Return LAMB (You et al. 2020, arXiv 1904.00962), whose trust ratio covers the weight decay."""
     try:

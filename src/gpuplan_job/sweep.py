@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
+from gpuplan_job import optim
 from gpuplan_job.climb import Climb, Subject
 from gpuplan_job.finder.feed import samples_in
 from gpuplan_job.learner import Batch, Learner
@@ -18,6 +17,7 @@ from gpuplan_job.learner import Batch, Learner
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    import torch
     from torch import Tensor
 
     from gpuplan_job.contract import Curve, SweepSpec
@@ -75,7 +75,4 @@ class _Workload(Subject[Batch]):
 
     def gradients_ready(self) -> None:
         """Clip the gradient as the training will."""
-        limit = self.learner.workload.clip_norm
-        if limit is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(self.learner.network.parameters(), limit)
+        optim.clip(self.optimizer, self.scaler, self.learner.workload.clip_norm)

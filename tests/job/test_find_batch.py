@@ -17,7 +17,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from gpuplan_job import batch_search
-from gpuplan_job.batch_trial import Trials
+from gpuplan_job.batch_trial import Training, Trials
 from gpuplan_job.contract import (
     BATCH_RESULT_FILE,
     EXIT_CODES,
@@ -32,7 +32,6 @@ from gpuplan_job.device_memory import DeviceMemory, is_out_of_memory
 from gpuplan_job.finder import FindLrError, FoundBatch, NoBatchError, find_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
 CPU = torch.device("cpu")
@@ -82,15 +81,18 @@ def test_an_allocation_past_the_limit_fails_for_real_and_the_process_goes_on() -
 
 @LINUX
 def test_a_try_that_runs_out_leaves_nothing_and_a_smaller_one_runs_after_it() -> None:
+    weight = nn.Parameter(torch.zeros(()))
+    torch.optim.SGD([weight])  # the first optimizer of a process imports more than a hundred MiB
     memory = DeviceMemory(CPU, memory_gib=grows_by(300))
 
-    def make(batch: int) -> Callable[[], None]:
+    def make(batch: int) -> Training:
         held: list[Tensor] = []
 
-        def step() -> None:
+        def loss(_index: int) -> Tensor:
             held[:] = [torch.ones(batch * MIB, dtype=torch.uint8)]
+            return weight.square()
 
-        return step
+        return Training(loss, torch.optim.SGD([weight], lr=0.1), "fp32", None, 0.0)
 
     trials = Trials(memory, make, 1, 60.0)
     outcomes = [trials.trial(batch).outcome for batch in (100, 1000, 120, 2000, 140)]
@@ -98,7 +100,7 @@ def test_a_try_that_runs_out_leaves_nothing_and_a_smaller_one_runs_after_it() ->
 
 
 def test_what_is_no_lack_of_memory_is_not_taken_for_it() -> None:
-    def make(batch: int) -> Callable[[], None]:
+    def make(batch: int) -> Training:
         raise RuntimeError(f"shapes do not match at batch {batch}")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):

@@ -14,14 +14,20 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from gpuplan_job import batch_search, runtime
-from gpuplan_job.batch_trial import Trials, held, reserved_gib, scaler_for
+from gpuplan_job.batch_trial import Training, Trials, reserved_gib
 from gpuplan_job.contract import BatchSearchSpec
 from gpuplan_job.device_memory import DeviceMemory
 from gpuplan_job.finder.errors import FindLrError, NoBatchError
 from gpuplan_job.finder.feed import loader_of, samples_in
-from gpuplan_job.finder.given import TrainerSettings, device_for, learner_for, moved_to, precision_of
+from gpuplan_job.finder.given import (
+    TrainerSettings,
+    device_for,
+    learner_for,
+    moved,
+    optimizer_for,
+    precision_of,
+)
 from gpuplan_job.finder.isolation import Snapshot, preserved_loader, preserved_randomness
-from gpuplan_job.finder.learner import Lightning, usable
 from gpuplan_job.finder.ranks import Ranks
 
 if TYPE_CHECKING:
@@ -29,16 +35,11 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from gpuplan_job.contract import BatchTrial, Precision
-    from gpuplan_job.finder.learner import Plain
+    from gpuplan_job.contract import BatchTrial
 
 _START = 8
 _STEPS = 1000
 """What a module that asks its trainer is told of the training's length: no memory depends on it."""
-_LEARNING_RATE = 1e-6
-"""Of the tried steps: no loss blows up on the way."""
-_MOST_MICRO_BATCHES = 2
-"""From the second on gradients are alive in the backward pass; more take no more memory."""
 
 
 @dataclass(frozen=True)
@@ -129,16 +130,9 @@ def find_batch(  # noqa: PLR0913 - each is one thing that a user may know better
         stack.callback(memory.release)
         snapshot = Snapshot(module)
         stack.callback(snapshot.restore)
-        if isinstance(learner, Lightning) and optimizer is None:
-            optimizer = learner.optimizer()
-        if optimizer is None:
-            raise FindLrError("a module that is no LightningModule needs an optimizer", "pass optimizer=")
-        chosen = usable(optimizer)
+        chosen = optimizer_for(learner, optimizer)
         snapshot.add(chosen)
-        origin = snapshot
-        if moved_to(module, chosen, where, stack):
-            origin = Snapshot(module)
-            origin.add(chosen)
+        origin = moved(snapshot, chosen, where, stack)
         spec = BatchSearchSpec(
             largest=min(largest or samples.most, samples.most // (gpus * accumulation)) or 1,
             memory_share=memory_share,
@@ -147,19 +141,26 @@ def find_batch(  # noqa: PLR0913 - each is one thing that a user may know better
             trial_seconds=trial_seconds,
             memory_gib=memory_gib,
         )
-        micro_batches = min(accumulation, _MOST_MICRO_BATCHES)
+        effective = runtime.effective_precision(used, where)
+        reserved = reserved_gib(module, where, gpus)
         limit = clip if clip is not None else settings.clip
 
-        def training(batch: int) -> Callable[[], None]:
+        def training(batch: int) -> Training:
             if not module.training:
                 module.train()
             runtime.seed_everything(seed)
-            reserve = held(reserved_gib(list(module.parameters()), where, gpus), where)
-            return _Training(learner, chosen, samples.batch(batch), used, where, micro_batches, limit, reserve).step
+            micro_batch = samples.batch(batch)
+
+            def mean_loss(index: int) -> Tensor:
+                on_device = learner.moved(micro_batch, where)
+                with runtime.autocast(used, where):
+                    return learner.loss_of(on_device, index)
+
+            return Training(mean_loss, chosen, effective, limit, reserved)
 
         origin.rewind()
         memory.release()
-        trials = Trials(memory, training, micro_batches, trial_seconds, origin.rewind)
+        trials = Trials(memory, training, accumulation, trial_seconds, origin.rewind)
         search = batch_search.Search(spec, start, memory.capacity_gib)
         choice = batch_search.run(search, trials.trial)
     if choice is None:
@@ -168,46 +169,6 @@ def find_batch(  # noqa: PLR0913 - each is one thing that a user may know better
             f"{memory.capacity_gib:.3g} GiB free: a smaller model or sample, bf16-mixed, or a GPU with more memory"
         )
     return FoundBatch(choice.chosen, choice.largest, choice.fastest, tuple(search.trials), memory.capacity_gib, spec)
-
-
-@dataclass
-class _Training:
-    """A user's training on one micro-batch, again and again."""
-
-    learner: Lightning | Plain
-    optimizer: torch.optim.Optimizer
-    batch: object
-    precision: Precision
-    device: torch.device
-    micro_batches: int
-    clip: float | None
-    reserve: Tensor
-    """Not used: it takes the place of what a training on several GPUs has beside."""
-
-    def __post_init__(self) -> None:
-        """Scale losses so that every step happens, and take small ones."""
-        self.scaler = scaler_for(self.device, runtime.effective_precision(self.precision, self.device))
-        for group in self.optimizer.param_groups:
-            if isinstance(group["lr"], torch.Tensor):
-                group["lr"] = torch.full_like(group["lr"], _LEARNING_RATE)
-            else:
-                group["lr"] = _LEARNING_RATE
-
-    def step(self) -> None:
-        """Take one optimizer step; gradients are set to zero where Lightning does, after the forward pass."""
-        for index in range(self.micro_batches):
-            moved = self.learner.moved(self.batch, self.device)
-            with runtime.autocast(self.precision, self.device):
-                loss = self.learner.loss_of(moved, index) / self.micro_batches
-            if index == 0:
-                self.optimizer.zero_grad(set_to_none=True)
-            self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call] # torch leaves Tensor.backward untyped
-        if self.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
-            torch.nn.utils.clip_grad_norm_(parameters, self.clip)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
 
 
 class _Samples:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gpuplan_job.finder.errors import FindLrError
-from gpuplan_job.finder.learner import Lightning, Plain, is_lightning
+from gpuplan_job.finder.isolation import Snapshot
+from gpuplan_job.finder.learner import Lightning, Plain, is_lightning, usable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -65,12 +66,32 @@ def device_for(module: nn.Module, asked: str | torch.device) -> torch.device:
     return torch.device("mps") if torch.backends.mps.is_available() else first
 
 
-def moved_to(module: nn.Module, optimizer: torch.optim.Optimizer, where: torch.device, stack: ExitStack) -> bool:
-    """Move a module that is on one device to another until the stack unwinds; return whether that was needed."""
+def optimizer_for(learner: Lightning | Plain, given: torch.optim.Optimizer | None) -> torch.optim.Optimizer:
+    """Return the optimizer that was given, else the module's own.
+
+    Raises:
+        FindLrError: there is none, or none that a search can drive.
+    """
+    if given is None and isinstance(learner, Lightning):
+        given = learner.optimizer()
+    if given is None:
+        raise FindLrError("a module that is no LightningModule needs an optimizer", "pass optimizer=")
+    return usable(given)
+
+
+def moved(snapshot: Snapshot, optimizer: torch.optim.Optimizer, where: torch.device, stack: ExitStack) -> Snapshot:
+    """Move the snapshot's module to a device until the stack unwinds; return the snapshot to start from there.
+
+    It is another where the module moved: the tensors of the first belong on the old device.
+
+    Raises:
+        FindLrError: the optimizer has state already, which cannot move along.
+    """
+    module = snapshot.module
     own = {parameter.device for parameter in module.parameters()}
     first = next(iter(own))
     if len(own) > 1 or first == where:
-        return False
+        return snapshot
     if optimizer.state:
         raise FindLrError(
             f"the optimizer's state is on {first}, the search on {where}", f"move the module before, or device={first}"
@@ -80,7 +101,9 @@ def moved_to(module: nn.Module, optimizer: torch.optim.Optimizer, where: torch.d
     # Before the snapshot is restored: its tensors belong on the old device.
     stack.callback(module.to, first)
     module.to(where)
-    return True
+    there = Snapshot(module)
+    there.add(optimizer)
+    return there
 
 
 def learner_for(

@@ -55,6 +55,7 @@ class Snapshot:
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self.module = module
         self._modules = [(part, _Part.of(part)) for part in module.modules()]
         self._parameters: list[tuple[Tensor, _Held, bool, Tensor | None]] = []
         self._keep(module.parameters())

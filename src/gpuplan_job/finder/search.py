@@ -17,9 +17,16 @@ from gpuplan_job.contract import BatchSpec, LrTarget, SweepAt, SweepSpec
 from gpuplan_job.finder.errors import FindLrError
 from gpuplan_job.finder.feed import Feed, loader_of, samples_in
 from gpuplan_job.finder.found import FoundLr
-from gpuplan_job.finder.given import TrainerSettings, device_for, learner_for, moved_to, precision_of
+from gpuplan_job.finder.given import (
+    TrainerSettings,
+    device_for,
+    learner_for,
+    moved,
+    optimizer_for,
+    precision_of,
+)
 from gpuplan_job.finder.isolation import Snapshot, preserved_loader, preserved_randomness
-from gpuplan_job.finder.learner import Lightning, optimizer_name, peak_rates, usable
+from gpuplan_job.finder.learner import Lightning, optimizer_name, peak_rates
 from gpuplan_job.finder.ranks import Ranks
 from gpuplan_job.finder.sweeps import Sweeps
 
@@ -115,17 +122,9 @@ def find_lr(  # noqa: PLR0913 - each is one thing that a user may know better
         stack.enter_context(learner.attached(length))
         snapshot = Snapshot(module)
         stack.callback(snapshot.restore)
-        if isinstance(learner, Lightning) and optimizer is None:
-            optimizer = learner.optimizer()
-        if optimizer is None:
-            raise FindLrError("a module that is no LightningModule needs an optimizer", "pass optimizer=")
-        chosen = usable(optimizer)
+        chosen = optimizer_for(learner, optimizer)
         snapshot.add(chosen)
-        start = snapshot
-        if moved_to(module, chosen, where, stack):
-            # Its tensors are on the new device; the first snapshot's belong on the old one.
-            start = Snapshot(module)
-            start.add(chosen)
+        start = moved(snapshot, chosen, where, stack)
         target = LrTarget(
             rule=rule,
             transfer=transfer or (sweep_design.POLICIES[fixed] if gpus > 1 else "none"),

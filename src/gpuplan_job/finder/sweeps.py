@@ -12,9 +12,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import torch
-
-from gpuplan_job import noise, runtime
+from gpuplan_job import noise, optim, runtime
 from gpuplan_job.climb import Climb, Subject
 from gpuplan_job.contract import UNDECIDED, BatchSweeps, LrResult, WorkloadSpec
 from gpuplan_job.decision import decide
@@ -24,6 +22,7 @@ from gpuplan_job.pace import Pace
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import torch
     from torch import Tensor
 
     from gpuplan_job.contract import BatchSpec, Curve, NoiseScale, Precision, Progress, SweepAt, SweepSpec
@@ -164,9 +163,7 @@ class _Trained(Subject[Any]):
         """Average over the ranks, then clip."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
         self.sweeps.ranks.average_gradients(parameters)
-        if self.sweeps.clip is not None:
-            self.scaler.unscale_(self.optimizer)
-            torch.nn.utils.clip_grad_norm_(parameters, self.sweeps.clip)
+        optim.clip(self.optimizer, self.scaler, self.sweeps.clip)
 
     def agreed(self, loss: float, *, taken: bool) -> tuple[float, bool]:
         """Return loss and outcome as rank 0 sees them."""
