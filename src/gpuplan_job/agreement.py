@@ -66,8 +66,9 @@ class Agreement:
         self._left -= 1
         if self._left > 0:
             return Wish()
-        earlier = self._answer()
-        self._vote()
+        earlier, wish = self._answer(), self._wish()
+        # A save that was agreed on comes after this vote: who asks for it again would have it twice.
+        self._vote(Wish(save=wish.save and not earlier.save, stop=wish.stop))
         now = self._answer() if self._gap == 1 else Wish()
         self._left = self._gap
         return Wish(save=earlier.save or now.save, stop=earlier.stop or now.stop)
@@ -78,7 +79,7 @@ class Agreement:
             return self._wish()
         earlier = self._answer()
         self._since = 0  # whatever ends here is more than steps
-        self._vote()
+        self._vote(self._wish())
         now = self._answer()
         return Wish(save=earlier.save or now.save, stop=earlier.stop or now.stop)
 
@@ -97,9 +98,9 @@ class Agreement:
             self._answer()
             distributed.destroy_process_group(self._group)
 
-    def _vote(self) -> None:
+    def _vote(self, wish: Wish) -> None:
         """Call a vote; rank 0 proposes how many steps lie between it and those that follow."""
-        wish, now, gap = self._wish(), self._clock(), 0
+        now, gap = self._clock(), 0
         if self._rank == 0:
             gap = self._gap
             if self._since:
