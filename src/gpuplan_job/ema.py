@@ -96,9 +96,11 @@ class WeightAverage(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the average; the weights are kept, though in a validation the average stands in their place."""
-        del trainer, pl_module
-        checkpoint[EMA_WEIGHTS] = dict(self._average)
-        checkpoint["state_dict"].update(self._aside)
+        del trainer
+        names = _names(pl_module)
+        checkpoint[EMA_WEIGHTS] = {name: self._average[own] for name, own in names.items()}
+        if self._aside:
+            checkpoint["state_dict"].update({name: self._aside[own] for name, own in names.items()})
 
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
@@ -118,6 +120,13 @@ def _state(module: nn.Module) -> dict[str, Tensor]:
         if name not in part._non_persistent_buffers_set  # noqa: SLF001 - torch has no public way
     }
     return {**trained, **kept}
+
+
+def _names(module: nn.Module) -> dict[str, str]:
+    """Return the names of `state_dict` with the one in `_state` of the same tensor: tied weights have several."""
+    own = {id(value): name for name, value in _state(module).items()}
+    found = module.state_dict(keep_vars=True)
+    return {name: own[id(value)] for name, value in found.items() if id(value) in own}
 
 
 def _fill(module: nn.Module, values: Mapping[str, Tensor]) -> None:

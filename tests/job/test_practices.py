@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +17,7 @@ from torch.utils.data import Dataset
 from gpuplan_job import network_options, optim, train
 from gpuplan_job.batch_growth import TrainingLayout, accumulations
 from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec
-from gpuplan_job.ema import EMA_WEIGHTS
+from gpuplan_job.ema import EMA_WEIGHTS, WeightAverage
 from gpuplan_job.loaders import DataSets, permutation
 from gpuplan_job.process import Process
 
@@ -284,3 +285,22 @@ def test_sync_batchnorm_on_a_cpu_says_that_it_is_not(job_input: JobInput, capsys
     assert "SyncBatchNorm needs CUDA" in capsys.readouterr().err
     converted = network_options.apply(nn.BatchNorm1d(2), workload, torch.device("cuda"), world_size=2)
     assert isinstance(converted, nn.SyncBatchNorm)
+
+
+def test_a_checkpoint_within_a_validation_holds_tied_weights_and_their_average_under_all_names() -> None:
+    module: Any = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    module[1].weight = module[0].weight
+    trainer: Any = SimpleNamespace(world_size=1, global_step=0)
+    average = WeightAverage(0.9)
+    average.on_fit_start(trainer, module)
+    first = module[0].weight.detach().clone()
+    with torch.no_grad():
+        module[0].weight.add_(1.0)
+    wanted = module[0].weight.detach().clone()
+    average.on_validation_start(trainer, module)
+    saved: dict[str, Any] = {"state_dict": dict(module.state_dict())}
+    average.on_save_checkpoint(trainer, module, saved)
+    assert saved[EMA_WEIGHTS].keys() == saved["state_dict"].keys()
+    for name in ("0.weight", "1.weight"):
+        assert torch.equal(saved["state_dict"][name], wanted)
+        assert torch.equal(saved[EMA_WEIGHTS][name], first)
