@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan_job import manifest
 from gpuplan_job.atomic import link_or_copy, sync_file
+from gpuplan_job.contract import CHECKPOINTS_FOLDER
 from gpuplan_job.manifest import Manifest, Owner
 
 if TYPE_CHECKING:
@@ -21,9 +22,8 @@ if TYPE_CHECKING:
     from gpuplan_job.contract import BatchSpec, EpochMetrics
     from gpuplan_job.loop_state import Place
 
-FOLDER = "checkpoints"
-BEST = f"{FOLDER}/best.ckpt"
-LAST = f"{FOLDER}/last.ckpt"
+BEST = f"{CHECKPOINTS_FOLDER}/best.ckpt"
+LAST = f"{CHECKPOINTS_FOLDER}/last.ckpt"
 _MIDWAY = ("midway-1.ckpt", "midway-2.ckpt")
 """Two names in turn: what mirrors the folder and deletes nothing, as SageMaker does, keeps two and not hundreds."""
 _OURS = ("last*.ckpt", "best*.ckpt", "midway-*.ckpt", ".*.tmp")
@@ -37,7 +37,7 @@ class CheckpointFolder:
     """
 
     def __init__(self, job_folder: Path, owner: Owner) -> None:
-        self.path = job_folder / FOLDER
+        self.path = job_folder / CHECKPOINTS_FOLDER
         self.owner = owner
         self._epochs: dict[int, Manifest] = {}
         """Checkpoints of whole epochs, by epoch."""
@@ -88,8 +88,8 @@ class CheckpointFolder:
 
     def finish(self, epochs: Sequence[EpochMetrics]) -> None:
         """Give the two that stay their final names, once, after the last epoch."""
-        best = self._named(self.best_epoch(epochs), BEST.removeprefix(f"{FOLDER}/"))
-        last = self._named(epochs[-1].epoch, LAST.removeprefix(f"{FOLDER}/"))
+        best = self._named(self.best_epoch(epochs), BEST.removeprefix(f"{CHECKPOINTS_FOLDER}/"))
+        last = self._named(epochs[-1].epoch, LAST.removeprefix(f"{CHECKPOINTS_FOLDER}/"))
         self._drop_all_but(last, best)
 
     def _name(self, place: Place) -> str:

@@ -15,6 +15,7 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 from torch import distributed
 
+from gpuplan_job.causes import MORE_DISK
 from gpuplan_job.contract import EpochMetrics
 from gpuplan_job.failures import JobError
 from gpuplan_job.loop_state import Place
@@ -49,7 +50,7 @@ class CheckpointFiles(CheckpointIO):
             Path(path).unlink(missing_ok=True)
             free = shutil.disk_usage(Path(path).parent).free
             problem = f"a checkpoint cannot be written: {free / 2**20:.0f} MiB are free beside it"
-            raise JobError("disk", problem, "free space, or give the job a larger volume") from error
+            raise JobError("disk", problem, MORE_DISK) from error
 
     def load_checkpoint(
         self,

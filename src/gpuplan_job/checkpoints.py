@@ -109,6 +109,16 @@ class CheckpointKeeper(pl.Callback):
         if trainer.local_rank == 0:
             self.stop.listen()
 
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop between two epochs: by now the one before is saved, and everyone has said what it came to.
+
+        Raises:
+            StoppedError: the ranks were asked to stop, and are.
+        """
+        del pl_module
+        if self.figures.epochs and self._agreement.settled().stop:
+            raise self._stopped(self._place(trainer), wait=True)
+
     def on_train_batch_start(
         self,
         trainer: pl.Trainer,
@@ -156,17 +166,10 @@ class CheckpointKeeper(pl.Callback):
             raise self._stopped(place)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch. Every rank takes part, rank 0 writes.
-
-        Raises:
-            StoppedError: the ranks were asked to stop, and are.
-        """
+        """Save the epoch. Every rank takes part, rank 0 writes."""
         del pl_module
         loop_state.forget_restart(trainer)
-        place = Place(self.figures.epochs[-1].epoch, 0)
-        self._save(trainer, place)
-        if place.epoch < len(self.training.epochs) and self._agreement.settled().stop:
-            raise self._stopped(place, wait=True)
+        self._save(trainer, Place(self.figures.epochs[-1].epoch, 0))
 
     def finish(self, epochs: Sequence[EpochMetrics]) -> None:
         """End the agreement; rank 0 gives the two kept files their final names. Once, after the last epoch."""

@@ -120,7 +120,7 @@ class Guarded(Logger):
 
         def open_() -> None:
             self._place.mkdir(parents=True, exist_ok=True)
-            if step and self._name in {"mlflow", "wandb"}:
+            if step and self._step_file.exists():
                 self._logged = int(self._step_file.read_text(encoding="utf-8"))
             self._logger = make(step)
             for params in waiting:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from gpuplan_job import preflight, reachability, runtime
-from gpuplan_job.contract import Expected
+from gpuplan_job.contract import CHECKPOINTS_FOLDER, Expected
 from gpuplan_job.failures import JobError
 from gpuplan_job.preflight import Gpu, Machine, Needs
 
@@ -58,7 +58,7 @@ def check(job_input: JobInput, folder: Path, process: Process) -> None:
 def probe(folder: Path, local_rank: int) -> Machine:
     """Return what is there for the rank `local_rank` of a job that writes into a folder."""
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    checkpoints = folder / "checkpoints"
+    checkpoints = folder / CHECKPOINTS_FOLDER
     gpu = _gpu(local_rank) if local_rank < gpus else None
     return Machine(
         gpus=gpus,
@@ -103,12 +103,10 @@ def _gpu(index: int) -> Gpu:
     properties = torch.cuda.get_device_properties(index)
     capability = (properties.major, properties.minor)
     total = properties.total_memory / _GIB
-    try:
-        # A GPU that torch was not built for is listed all the same, and fails at the first kernel.
-        torch.zeros(1, device=torch.device("cuda", index)).add_(1).item()
-        free, of = torch.cuda.mem_get_info(index)
-    except RuntimeError as error:
-        return Gpu(properties.name, capability, 0.0, total, fault=str(error).partition("\n")[0])
+    fault = runtime.gpu_fault(index)
+    if fault is not None:
+        return Gpu(properties.name, capability, 0.0, total, fault=fault)
+    free, of = torch.cuda.mem_get_info(index)
     return Gpu(properties.name, capability, free / _GIB, of / _GIB)
 
 

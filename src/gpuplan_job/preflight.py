@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from gpuplan_job.causes import MORE_DISK
 from gpuplan_job.failures import JobError
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 
     from gpuplan_job.contract import Device, Expected
 
-_CHECKPOINTS = 3
-"""On disk at a time: the newest, the best, and the one that is being written."""
+_CHECKPOINTS = 4
+"""On disk at a time: the best, the two newest, and the one that is being written."""
 _SPARE_GIB = 0.05
 _CONTEXT_GIB = 0.7
 """Of a GPU's memory that this very process may hold by now."""
@@ -181,7 +182,7 @@ def _disk_problem(machine: Machine, needs: Needs) -> JobError | None:
         return None
     what = f"{_CHECKPOINTS} checkpoints of {one:.2f} GiB" if one is not None else "the results"
     text = f"{machine.disk_free_gib:.2f} GiB are free where checkpoints are written, {asked:.2f} are needed for {what}"
-    return JobError("disk", text, "free space, or give the job a larger volume")
+    return JobError("disk", text, MORE_DISK)
 
 
 def _shared_memory_problem(machine: Machine, needs: Needs) -> JobError | None:

@@ -171,17 +171,22 @@ def device_name(on: torch.device) -> str:
 
 def _this_machine() -> Accelerators:
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return Accelerators(gpus, _fault, torch.backends.mps.is_available())
+    return Accelerators(gpus, _unusable, torch.backends.mps.is_available())
 
 
 def _too_few(gpus: int, processes: int) -> str:
     return f"{processes} processes need a GPU each, torch sees {gpus}" if gpus else "torch sees no GPU here"
 
 
-def _fault(local_rank: int) -> str | None:
+def _unusable(index: int) -> str | None:
+    fault = gpu_fault(index)
+    return fault and f"{torch.cuda.get_device_name(index)} cannot be used by torch {torch.__version__}: {fault}"
+
+
+def gpu_fault(index: int) -> str | None:
+    """Return what a first kernel on a GPU fails with: one that torch was not built for is listed all the same."""
     try:
-        # A GPU that torch was not built for is listed all the same, and fails at the first kernel.
-        torch.zeros(1, device=torch.device("cuda", local_rank)).add_(1).item()
+        torch.zeros(1, device=torch.device("cuda", index)).add_(1).item()
     except RuntimeError as error:
-        return f"{torch.cuda.get_device_name(local_rank)} cannot be used by torch {torch.__version__}: {error}"
+        return str(error).partition("\n")[0]
     return None

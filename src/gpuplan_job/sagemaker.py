@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuplan_job import launch, sagemaker_config, wheels
-from gpuplan_job.contract import CODE_FILE, FAILURE_FILE, INPUT_FILE, LOGS_FOLDER, Failure, JobInput
+from gpuplan_job.contract import CHECKPOINTS_FOLDER, CODE_FILE, FAILURE_FILE, INPUT_FILE, LOGS_FOLDER, Failure, JobInput
 from gpuplan_job.data import TRAINING_CHANNEL_VARIABLE
 from gpuplan_job.document import ContractError
 from gpuplan_job.failures import JobError, describe, write_failure
@@ -58,7 +58,7 @@ class _Container:
         self.environ = environ
         self.stop = stop
         self.folder = root / "output" / "gpuplan-job"
-        self.checkpoints = root / "checkpoints"
+        self.checkpoints = root / CHECKPOINTS_FOLDER
         self.publication = Publication(self.checkpoints / "results", root / "output" / "failure")
         self.job_input: JobInput | None = None
 
@@ -106,7 +106,7 @@ class _Container:
         self.folder.mkdir(parents=True)
         # What lies there is mirrored to S3 while the job runs, and is back when it is started again.
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        (self.folder / "checkpoints").symlink_to(self.checkpoints, target_is_directory=True)
+        (self.folder / CHECKPOINTS_FOLDER).symlink_to(self.checkpoints, target_is_directory=True)
         # The loggers' files too, so that they are there even if the job dies.
         logs = self.checkpoints / LOGS_FOLDER
         logs.mkdir(exist_ok=True)

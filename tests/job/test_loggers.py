@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import struct
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +17,22 @@ from pytorch_lightning.loggers import Logger
 from tensorboardX.proto import event_pb2
 from torch import nn
 
-from gpuplan_job import loggers, train
+from gpuplan_job import loggers, stop_request, train
 from gpuplan_job.contract import BatchSpec, JobInput, Progress, TrainSpec
 from gpuplan_job.csv_log import CsvLog
 from gpuplan_job.data import fake
-from gpuplan_job.loaders import DataSets
+from gpuplan_job.loaders import DataSets, sample_count
 from gpuplan_job.logged import Logged, settings
 from gpuplan_job.loggers import Guarded
 from gpuplan_job.process import Process
+from gpuplan_job.supervision import StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 ALONE = Process(rank=0, local_rank=0, world_size=1, local_world_size=1)
+VALIDATION = sample_count(fake.load("1x8x8:4:40", None)[1])
 
 
 class CutOffError(Exception):
@@ -226,3 +229,35 @@ def test_progress_is_printed_first_and_logged_with_its_epoch(tmp_path: Path, tra
 def test_the_settings_are_flat_and_name_the_workload(train_input: JobInput) -> None:
     told = settings(train_input)
     assert {"model", "per_gpu", "learning_rate", "global_batch", "run_id"} <= told.keys()
+
+
+def test_one_that_was_not_there_before_begins_where_the_training_goes_on(tmp_path: Path) -> None:
+    kept = Kept()
+    logger = Guarded("wandb", lambda _: kept, tmp_path, pytest.fail)
+    logger.begin(2)
+    logger.log_metrics({"loss": 1.0}, 3)
+    assert [step for step, _ in kept.rows] == [3]
+
+
+class Asking(Flat):
+    """Asks for a stop while the last samples of the first epoch's validation are under way."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder, self.validated = folder, 0
+
+    def forward(self, images: Any) -> Any:  # noqa: ANN401 - as nn.Module has it
+        self.validated += 0 if self.training else len(images)
+        if self.validated >= VALIDATION:
+            assert stop_request.ask(self.folder)
+            time.sleep(0.1)  # it looks at the disk a few times a second
+        return super().forward(images)
+
+
+def test_a_stop_at_the_end_of_an_epoch_comes_after_its_row(tmp_path: Path, train_input: JobInput) -> None:
+    job_input = job(train_input, "csv")
+    with pytest.raises(StoppedError):
+        fit(job_input, tmp_path, Asking(tmp_path))
+    assert [row["step"] for row in rows(tmp_path / "logs") if row["val_loss"]] == ["5"]
+    fit(job_input, tmp_path, Flat())
+    assert [row["step"] for row in rows(tmp_path / "logs") if row["val_loss"]] == ["5", "10", "15"]

@@ -141,11 +141,11 @@ def test_a_gpu_that_others_fill_is_named_with_them_and_an_idle_small_one_is_the_
     assert preflight.problem(full, replace(NEEDS, expected=Expected())) is None
 
 
-def test_a_disk_without_room_for_three_checkpoints() -> None:
+def test_a_disk_without_room_for_four_checkpoints() -> None:
     kind, text, _ = found(replace(G5, disk_free_gib=0.5))
     assert (kind, text) == (
         "disk",
-        "0.50 GiB are free where checkpoints are written, 0.65 are needed for 3 checkpoints of 0.20 GiB",
+        "0.50 GiB are free where checkpoints are written, 0.85 are needed for 4 checkpoints of 0.20 GiB",
     )
     assert found(replace(G5, disk_free_gib=0.01), replace(NEEDS, expected=Expected()))[0] == "disk"
 
@@ -175,7 +175,7 @@ def test_this_machine_passes_as_a_cpu_and_says_so(
 
 
 def test_a_job_too_large_for_the_disk_fails_before_its_data_are_read(tmp_path: Path, train_input: JobInput) -> None:
-    with pytest.raises(JobError, match=r"3 checkpoints of 1000000\.00 GiB") as caught:
+    with pytest.raises(JobError, match=r"4 checkpoints of 1000000\.00 GiB") as caught:
         machine_probe.check(replace(train_input, expected=Expected(checkpoint_gib=1e6)), tmp_path, Process(0, 0, 1, 1))
     assert caught.value.kind == "disk"
 

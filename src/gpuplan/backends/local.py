@@ -233,13 +233,14 @@ def _require_loggers(names: list[str]) -> None:
 
 
 def _share_checkpoints(folder: Path) -> None:
-    """Let a later attempt of a step go on from the checkpoints of those before it: all use the first one's folder."""
+    """Let a later attempt of a step go on from checkpoints and logs of those before it: all use the first's folders."""
     step, _, attempt = folder.name.rpartition("-")
-    link = folder / "checkpoints"
-    if int(attempt) > 1 and not link.is_symlink():
-        first = folder.with_name(f"{step}-1") / "checkpoints"
-        first.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(first, target_is_directory=True)
+    for name in (contract.CHECKPOINTS_FOLDER, contract.LOGS_FOLDER):
+        link = folder / name
+        if int(attempt) > 1 and not link.is_symlink():
+            first = folder.with_name(f"{step}-1") / name
+            first.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(first, target_is_directory=True)
 
 
 def _has_started(folder: Path) -> bool:

@@ -5,6 +5,7 @@ Both packages import it. Standard library only; every reader must refuse what do
 
 from gpuplan_job.contract.batch_search import BatchResult, BatchSearchSpec, BatchTrial, Outcome
 from gpuplan_job.contract.job import (
+    CHECKPOINTS_FOLDER,
     EXIT_CODES,
     LOGS_FOLDER,
     PROGRESS_PREFIX,
@@ -44,6 +45,7 @@ from gpuplan_job.contract.workload import (
 
 __all__ = [
     "BATCH_RESULT_FILE",
+    "CHECKPOINTS_FOLDER",
     "CLAIM_FILE",
     "CODE_FILE",
     "EXIT_CODES",

@@ -55,6 +55,8 @@ EXIT_CODES: dict[FailureKind, int] = {
 LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
 LOGS_FOLDER = "logs"
 """In a job's folder: what its loggers write."""
+CHECKPOINTS_FOLDER = "checkpoints"
+"""In a job's folder: what its training goes on from."""
 
 
 @dataclass(frozen=True)

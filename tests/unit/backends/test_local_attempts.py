@@ -1,17 +1,15 @@
-"""Attempts of a step on this machine: each has a folder of its own, and all of them the same checkpoints."""
+"""Attempts of a step on this machine: each has a folder of its own, and all of them the same checkpoints and logs."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import pytest
 
 from gpuplan.backends.base import JobSpec
 from gpuplan.backends.local import LocalBackend
 from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec, WorkloadSpec
-
-if TYPE_CHECKING:
-    import pytest
 
 WORKLOAD = WorkloadSpec(
     model="m",
@@ -28,8 +26,9 @@ WORKLOAD = WorkloadSpec(
 )
 
 
-def test_a_later_attempt_finds_the_checkpoints_of_those_before_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kept", ["checkpoints", "logs"])
+def test_a_later_attempt_finds_what_those_before_it_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
 ) -> None:
     launcher = tmp_path / "launcher"
     launcher.write_text('#!/bin/sh\necho $$ > "$4/claim"\n')
@@ -42,8 +41,8 @@ def test_a_later_attempt_finds_the_checkpoints_of_those_before_it(
         request = backend.render(JobSpec(replace(job, attempt=attempt), "local"))
         backend.submit(request)
         folder = Path(request.body["folder"])
-        (folder / "checkpoints").mkdir(exist_ok=True)
-        (folder / "checkpoints" / f"of-{attempt}").touch()
+        (folder / kept).mkdir(exist_ok=True)
+        (folder / kept / f"of-{attempt}").touch()
         folders.append(folder)
     for folder in folders:
-        assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["of-1", "of-2", "of-3"]
+        assert [path.name for path in sorted((folder / kept).iterdir())] == ["of-1", "of-2", "of-3"]
