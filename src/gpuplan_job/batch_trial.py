@@ -108,10 +108,9 @@ class Trials:
             clock.tick()
         _finish(device)
         seconds = max(clock.median_seconds(), 1e-9) / self.micro_batches
-        peak = self.memory.peak_gib()
-        if peak is not None and peak > self.memory.capacity_gib:
+        if self.memory.exceeded():
             return None  # where no limit can be set, what passes it ran out of it all the same
-        return BatchTrial(batch, "ran", peak, seconds, batch / seconds)
+        return BatchTrial(batch, "ran", self.memory.peak_gib(), seconds, batch / seconds)
 
 
 class RepeatedStep:

@@ -1,7 +1,7 @@
 """Finds bad data in a job's first minute: a process beside it opens samples, and the first bad one ends the job.
 
-Started by `lr_find`, and by `train` in one process. A process, because decoding would hold up the steps; the job waits
-for nothing but the labels. It must not keep a job alive, nor end one that has its result.
+Started by `lr_find`, by `find_batch` on a GPU, and by `train` in one process. A process, because decoding would hold up
+the steps; the job waits for nothing but the labels. It must not keep a job alive, nor end one that has its result.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan_job import process_tree
 from gpuplan_job.data import DataError
-from gpuplan_job.failures import classify, write_failure
+from gpuplan_job.failures import report
 from gpuplan_job.sample_check import SampleCheck, refuse_labels
 
 if TYPE_CHECKING:
@@ -103,10 +103,7 @@ def start(
 def _end(job: tuple[Path, JobInput], error: DataError) -> None:
     """Report and leave without a teardown: other ranks may wait in a collective that this one will not join."""
     folder, job_input = job
-    with suppress(OSError):
-        write_failure(folder, job_input, error, rank=0)
-    _, message, fix = classify(error)
-    sys.stderr.write(f"data check: {message}\n{fix}\n")
+    report(folder, job_input, error, rank=0)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(1)

@@ -92,6 +92,16 @@ class DeviceMemory:
         reset = self._before <= _resident_bytes(default=self._before)
         return peak / _GIB if peak > self._before or reset else None
 
+    def exceeded(self) -> bool:
+        """Tell whether more than the capacity was in use since `begin`, for all that is known of it.
+
+        Where a CPU's peak is not known, what this process holds now is the least that it was.
+        """
+        peak = self.peak_gib()
+        if peak is None and self.device.type == "cpu":
+            peak = _resident_bytes() / _GIB
+        return peak is not None and peak > self.capacity_gib
+
     @contextlib.contextmanager
     def limited(self) -> Iterator[None]:
         """Let allocations past the capacity fail in the block, as they would on a device that is no larger.

@@ -13,7 +13,7 @@ import pytorch_lightning as pl
 import torch
 from torch import distributed
 
-from gpuplan_job import optim
+from gpuplan_job import network_loss, optim
 from gpuplan_job.classifier import Classifier
 from gpuplan_job.divergence_rule import LossRule
 from gpuplan_job.failures import JobError
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _LOWER, _HIGHER = 0.5, 1.5
 """What the learning rate is multiplied by where a training is unstable, and where it is too slow."""
-_SECOND = 2
 
 
 class DivergenceGuard(pl.Callback):
@@ -64,8 +63,9 @@ class DivergenceGuard(pl.Callback):
         del outputs
         latest = self.figures.latest
         self._step = latest if self._step is None else self._step + latest
-        if self._counts_targets and _has_class_targets(pl_module, batch):
-            self._targets.append(batch[1])
+        if self._counts_targets and isinstance(pl_module, Classifier):
+            targets = network_loss.class_targets(pl_module.network, batch)
+            self._targets += [] if targets is None else [targets]
         if not self.figures.batches.micro_batches[batch_idx].last_of_step:
             return
         self._steps.append(self._step)
@@ -113,6 +113,7 @@ class DivergenceGuard(pl.Callback):
         self._counts_targets = False
         device = self._steps[0].device
         mine = torch.cat(self._targets) if self._targets else torch.zeros(0, dtype=torch.long, device=device)
+        mine = mine[mine >= 0]
         self._targets = []
         size = mine.max().reshape(1) + 1 if len(mine) else torch.zeros(1, dtype=torch.long, device=device)
         if world_size > 1:
@@ -137,11 +138,3 @@ class DivergenceGuard(pl.Callback):
             f"the training does not go on ({found.sign} at step {found.step}, learning rate {rate:.3g}): {found.text}",
             f"{advice}; --no-divergence-guard trains on whatever the loss does",
         )
-
-
-def _has_class_targets(module: pl.LightningModule, batch: object) -> bool:
-    """Tell whether the loss is gpuplan's own cross-entropy over classes: only then is that of chance known."""
-    if not isinstance(module, Classifier) or callable(getattr(module.network, "loss", None)):
-        return False
-    targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == _SECOND else None
-    return isinstance(targets, torch.Tensor) and targets.dim() == 1 and targets.dtype == torch.long

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
 
-from gpuplan_job.failures import classify, write_failure
+from gpuplan_job.failures import report
 from gpuplan_job.supervision import CODE_STOPPED, StoppedError
 
 if TYPE_CHECKING:
@@ -48,14 +47,6 @@ class FailFast(pl.Callback):
         report(self.folder, self.job_input, exception, self.process.rank)
         if self.process.world_size > 1:
             leave(code(exception))
-
-
-def report(folder: Path, job_input: JobInput | None, error: BaseException, rank: int) -> None:
-    """Write the failure and print it; a disk too full for the file must not hide what happened."""
-    with suppress(OSError):
-        write_failure(folder, job_input, error, rank)
-    _, message, fix = classify(error)
-    sys.stderr.write(f"rank {rank} failed: {message}\n{fix}\n")
 
 
 def code(error: BaseException) -> int:

@@ -7,8 +7,10 @@ torch is missing; it knows torch's exceptions by name.
 from __future__ import annotations
 
 import re
+import sys
 import time
 import traceback
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from gpuplan_job import user_frames
@@ -42,6 +44,8 @@ class JobError(Exception):
         self.kind = kind
         self.message = message
         self.fix = fix
+        self.rank: int | None = None
+        """The rank that it lies with, where another process raises it."""
 
 
 def classify(error: BaseException) -> tuple[FailureKind, str, str]:
@@ -99,6 +103,14 @@ def write_failure(folder: Path, job_input: JobInput | None, error: BaseException
         (folder / RANKS_FOLDER).mkdir(exist_ok=True)
         write_atomic(report_path(folder, rank), text)
     return write_once(folder / FAILURE_FILE, text)
+
+
+def report(folder: Path, job_input: JobInput | None, error: BaseException, rank: int) -> None:
+    """Write the failure and print it; a disk too full for the file must not hide what happened."""
+    with suppress(OSError):
+        write_failure(folder, job_input, error, rank)
+    _, message, fix = classify(error)
+    sys.stderr.write(f"rank {rank} failed: {message}\n{fix}\n")
 
 
 def report_path(folder: Path, rank: int) -> Path:

@@ -18,6 +18,7 @@ import torch
 from torch import distributed
 
 from gpuplan_job.checkpoint_io import EPOCHS, SO_FAR
+from gpuplan_job.classifier import Classifier
 from gpuplan_job.contract import EpochMetrics
 from gpuplan_job.failures import JobError
 from gpuplan_job.finder.feed import samples_in
@@ -95,9 +96,10 @@ class EpochFigures(pl.Callback):
         batch_idx: int,
     ) -> None:
         """Add the micro-batch's loss, without waiting for the GPU."""
-        del pl_module
         cut = self.batches.micro_batches[batch_idx]
-        count = samples_in(batch) or cut.stop - cut.start
+        # A module of the user's may have batches whose first tensor is not of one entry a sample.
+        seen = samples_in(batch) if isinstance(pl_module, Classifier) else None
+        count = seen or cut.stop - cut.start
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if loss is None:
             raise JobError("user-code", "training_step returned no loss", "return the loss of every batch")

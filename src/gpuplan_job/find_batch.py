@@ -26,9 +26,10 @@ from gpuplan_job.contract import (
     Measured,
     Progress,
 )
+from gpuplan_job.data_check import DataCheck
 from gpuplan_job.device_memory import DeviceMemory
 from gpuplan_job.document import sha256_hex
-from gpuplan_job.failures import JobError, write_failure
+from gpuplan_job.failures import JobError, report
 from gpuplan_job.process import Process
 
 if TYPE_CHECKING:
@@ -61,11 +62,20 @@ def main(arguments: list[str]) -> int:
             answer.parent.mkdir(exist_ok=True)
             write_atomic(answer, tried.to_json())
             return 0
-        tries = _InChildren(source, folder, spec) if device.type == "cpu" else OnDevice(job_input, spec, memory, folder)
-        result = search(job_input, sha256_hex(text), memory, tries.tried, _print_progress)
+        if device.type == "cpu":
+            attempt, check = _InChildren(source, folder, spec).tried, DataCheck()
+        else:
+            here = OnDevice(job_input, spec, memory, folder)
+            attempt, check = here.tried, here.subject.data_check(job_input, folder, of_all=False)
+        try:
+            result = search(job_input, sha256_hex(text), memory, attempt, _print_progress)
+        finally:
+            check.stop()
         write_atomic(folder / BATCH_RESULT_FILE, result.to_json())
+    except _ToldError:
+        return 1
     except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client
-        write_failure(folder, job_input, error, rank=0)
+        report(folder, job_input, error, rank=0)
         return 1
     return 0
 
@@ -95,6 +105,13 @@ def search(
     choice = batch_search.run(steps, trial)
     last = answers[-1]
     on_progress(Progress(job_input.step, _phase(None, answers), len(answers), len(answers), {}))
+    if choice is None and last.trial.outcome == "too-slow":
+        steps_tried = batch_search.WARM_UP_STEPS + batch_search.LEAST_TIMED_STEPS
+        raise JobError(
+            "usage",
+            f"{steps_tried} steps of {last.trial.batch} sample a GPU take longer than {spec.trial_seconds:.3g} s",
+            "give a try longer: --trial-seconds",
+        )
     if choice is None:
         raise JobError(
             "out-of-memory",

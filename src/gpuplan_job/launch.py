@@ -32,6 +32,7 @@ from gpuplan_job import (
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.contract import (
     BATCH_RESULT_FILE,
+    CHECKPOINTS_FOLDER,
     CODE_FILE,
     EXIT_FILE,
     FAILURE_FILE,
@@ -121,7 +122,7 @@ class _Job:
             (self.folder / _RESERVE).write_bytes(bytes(_RESERVE_BYTES))
             code = self._run(job_input)
         except Exception as error:  # noqa: BLE001 - whatever happens, the client must find out
-            code = self._fail(describe(self.job_input, error, rank=None))
+            code = self._fail(describe(self.job_input, error, rank=error.rank if isinstance(error, JobError) else None))
         finally:
             (self.folder / _RESERVE).unlink(missing_ok=True)
             write_atomic(self.folder / EXIT_FILE, canonical_json({"code": code}))
@@ -169,8 +170,8 @@ class _Job:
     def _child(self, job_input: JobInput) -> int:
         """Run the processes to their end and return torchrun's, or the only one's, exit code."""
         process_tree.adopt_orphans()
-        processes = self.nodes.processes_here(job_input.batch.world_size)
-        settings = torchrun.environment(self.base, self.folder, processes, _cpus(), self.nodes)
+        ranks_here = self.nodes.ranks_here(job_input.batch.world_size)
+        settings = torchrun.environment(self.base, self.folder, len(ranks_here), _cpus(), self.nodes)
         settings.pop(user_code.FOLDER_VARIABLE, None)
         place: Path | None = None
         if job_input.code is not None:
@@ -179,8 +180,8 @@ class _Job:
             user_code.unpack(self.source.with_name(CODE_FILE), job_input.code, place)
             settings[user_code.FOLDER_VARIABLE] = str(place)
         heartbeat.clear(self.folder)
-        first = self.nodes.rank * processes
-        watchdog = Watchdog(self.folder, range(first, first + processes) if job_input.train else (), _say)
+        stop_request.clear(self.folder)
+        watchdog = Watchdog(self.folder, ranks_here if job_input.train else (), _say)
         arguments = torchrun.command(job_input, self.source, self.folder, self.nodes)
         ranks = self.folder / RANKS_FOLDER
         with scratch.folder(self.folder) as temporary:
@@ -196,7 +197,7 @@ class _Job:
                     preexec_fn=process_tree.die_with_parent,  # noqa: PLW1509
                 )
                 # Between machines torchrun's own end is awaited: it is how the others learn of it.
-                over = partial(rank.all_over, ranks, processes) if self.nodes.count == 1 else None
+                over = partial(rank.all_over, ranks, len(ranks_here)) if self.nodes.count == 1 else None
                 watch = Watch(over, watchdog.look, partial(stop_request.ask, self.folder))
                 return wait(child, self.stop, watch, self.grace_seconds)
             finally:
@@ -227,7 +228,7 @@ def _unexplained(returned: int, folder: Path) -> JobError:
 
 def _disk_is_full(folder: Path) -> bool:
     # The checkpoints may lie on a disk of their own.
-    written = [place for place in (folder, folder / "checkpoints") if place.is_dir()]
+    written = [place for place in (folder, folder / CHECKPOINTS_FOLDER) if place.is_dir()]
     return any(shutil.disk_usage(place).free < _LEAST_FREE_BYTES for place in written)
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from gpuplan_job import loaders, machine_probe, noise, optim, process_tree, runtime
+from gpuplan_job import loaders, machine_probe, network_loss, noise, optim, process_tree, runtime
 from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import LR_RESULT_FILE, UNDECIDED, BatchSweeps, JobInput, LrResult, NoiseScale
 from gpuplan_job.decision import decide
 from gpuplan_job.document import sha256_hex
-from gpuplan_job.failures import JobError, write_failure
+from gpuplan_job.failures import JobError, report
 from gpuplan_job.finder.feed import samples_in
 from gpuplan_job.learner import Batch, Learner
 from gpuplan_job.pace import Pace
@@ -52,11 +52,13 @@ def main(arguments: list[str]) -> int:
         device = runtime.device(job_input.device, 0)
         subject = WorkloadSubject(job_input.workload, folder)
         check = subject.data_check(job_input, folder, of_all=True)
-        result = range_test(job_input, sha256_hex(text), subject.network, subject.sets, device, _print_progress)
-        check.stop()
+        try:
+            result = range_test(job_input, sha256_hex(text), subject.network, subject.sets, device, _print_progress)
+        finally:
+            check.stop()
         write_atomic(folder / LR_RESULT_FILE, result.to_json())
     except Exception as error:  # noqa: BLE001 - whatever went wrong is recorded for the client
-        write_failure(folder, job_input, error, rank=0)
+        report(folder, job_input, error, rank=0)
         return 1
     return 0
 
@@ -157,25 +159,18 @@ class _Sweeps:
             with learner.attached(self.spec.reference_steps):  # a module may ask how long the training is
                 optimizer = learner.optimizer(self.spec.lr_min)
             scaler = runtime.grad_scaler(self.workload.precision, self.device)
-            curves.append(sweeper.sweep(learner, optimizer, scaler, self._counted(steps), seed))
+            curves.append(sweeper.sweep(learner, optimizer, scaler, self._counted(steps, learner.network), seed))
             self.own_optimizer = learner.own_optimizer
         self.own_done = first + at.runs * at.iterations
         return curves
 
-    def _counted(self, steps: Iterator[list[Batch]]) -> Iterator[list[Batch]]:
+    def _counted(self, steps: Iterator[list[Batch]], network: nn.Module) -> Iterator[list[Batch]]:
         for batches in steps:
             for batch in batches:
-                self.targets_seen.update(_classes(batch))
+                targets = network_loss.class_targets(network, batch)
+                if targets is not None:
+                    self.targets_seen.update(targets[targets >= 0].tolist())
             yield batches
-
-
-def _classes(batch: Batch) -> list[int]:
-    """Return the class targets [B] of a batch of pairs; none where it is another kind of batch."""
-    targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None  # noqa: PLR2004 - a pair
-    if isinstance(targets, torch.Tensor) and targets.dim() == 1 and targets.dtype == torch.long:
-        found: list[int] = targets.tolist()
-        return found
-    return []
 
 
 def _checked(job_input: JobInput, samples: int) -> SweepSpec:

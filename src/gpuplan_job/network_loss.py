@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gpuplan_job import optim
 from gpuplan_job.failures import JobError
+from gpuplan_job.finder.learner import is_lightning
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,6 +43,18 @@ def mean(network: nn.Module, outputs: Any, targets: Any, label_smoothing: float)
             "give it a method loss(outputs, targets) that returns the batch's mean, or make it a LightningModule",
         )
     return optim.loss(outputs, targets, label_smoothing)
+
+
+def class_targets(network: nn.Module, batch: object) -> Tensor | None:
+    """Return a batch's targets [B] where the loss is cross-entropy over classes; None where it is another, or unknown.
+
+    Negative ones are ignored by the loss.
+    """
+    if is_lightning(network) or callable(getattr(network, "loss", None)):
+        return None
+    targets = batch[1] if isinstance(batch, list | tuple) and len(batch) == 2 else None  # noqa: PLR2004 - a pair
+    found = isinstance(targets, Tensor) and targets.dim() == 1 and targets.dtype == torch.long
+    return targets if found else None
 
 
 def are_logits(outputs: object, targets: object) -> bool:

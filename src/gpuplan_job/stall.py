@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gpuplan_job import heartbeat
+from gpuplan_job import heartbeat, user_frames
 from gpuplan_job.failures import JobError
 
 if TYPE_CHECKING:
@@ -26,13 +26,15 @@ _PERIOD_SECONDS = 1.0
 _LONGEST_GAP_SECONDS = 5.0
 """Of the launcher's own absence that counts: one that was itself stopped must not blame the ranks."""
 _STACKS_SECONDS = 3.0
-_FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+) in (?P<name>\S+)')
-_STANDARD = re.compile(r"/lib/python3\.\d+/(?!(site|dist)-packages/)|<frozen")
 
 Where = Literal["data loading", "checkpoint", "collective", "compilation", "code", "no answer"]
 _PLACES: tuple[tuple[Where, re.Pattern[str]], ...] = (
+    ("collective", re.compile(r"torch/distributed/distributed_c10d\.py|gpuplan_job/agreement\.py")),
     ("data loading", re.compile(r"torch/utils/data/")),
-    ("checkpoint", re.compile(r"torch/serialization\.py|gpuplan_job/(checkpoint_io|checkpoints|manifest|atomic)\.py")),
+    (
+        "checkpoint",
+        re.compile(r"torch/serialization\.py|gpuplan_job/(checkpoint(s|_io|_folder)|manifest|atomic)\.py"),
+    ),
     ("compilation", re.compile(r"torch/_(dynamo|inductor)/|triton/")),
     (
         "collective",
@@ -42,7 +44,8 @@ _PLACES: tuple[tuple[Where, re.Pattern[str]], ...] = (
         ),
     ),
 )
-"""Files by which a stack is known; the last of the payload's own read losses, and so wait for the GPU."""
+"""Files by which a stack is known. Who waits for other ranks does so wherever it was called from; the last of the
+payload's own read losses, and so wait for the GPU."""
 _FIX: dict[Where, str] = {
     "data loading": "check that the data can be read from there (a network file system, a mount of S3), and try fewer "
     "--workers",
@@ -131,14 +134,14 @@ class Watchdog:
 def standing(rank: int, steps: int, phase: str, stacks: str) -> Standing:
     """Return where a rank stands, from what faulthandler wrote of it: the main thread comes last."""
     main = stacks.rpartition("(most recent call first):")[2]
-    frames = list(_FRAME.finditer(main))
+    frames = list(user_frames.printed(main))
     if not frames:
         return Standing(rank, steps, phase, "no answer", "")
     # What the standard library waits in says little; who called it does.
-    inner = next((frame for frame in frames if not _STANDARD.search(frame["file"])), frames[0])
-    shown = f"{inner['file'].rpartition('/')[2]}:{inner['line']} in {inner['name']}"
+    inner = next((frame for frame in frames if not user_frames.is_standard(frame.file)), frames[0])
+    shown = f"{inner.file.rpartition('/')[2]}:{inner.line} in {inner.function}"
     for where, pattern in _PLACES:
-        if any(pattern.search(frame["file"]) for frame in frames):
+        if any(pattern.search(frame.file) for frame in frames):
             return Standing(rank, steps, phase, where, shown)
     return Standing(rank, steps, phase, "code", shown)
 
@@ -172,6 +175,7 @@ def explained(seconds: float, standings: Sequence[Standing], stacks: str) -> Job
         "stall", f"nothing has moved for {seconds:.0f} s, after optimizer step {steps}: {who}", _FIX[first.where]
     )
     error.add_note(stacks)
+    error.rank = first.rank
     return error
 
 

@@ -49,6 +49,11 @@ class StopRequest:
         return self._asked
 
 
+def clear(folder: Path) -> None:
+    """Forget a training that has ended: nobody listens until the next one does."""
+    (folder / _FILE).unlink(missing_ok=True)
+
+
 def ask(folder: Path) -> bool:
     """Ask the training of a job's folder to save and end; return whether there is one that listens."""
     try:

@@ -19,7 +19,7 @@ from gpuplan_job.atomic import write_atomic
 from gpuplan_job.batch_growth import TrainingLayout
 from gpuplan_job.contract import TRAIN_RESULT_FILE, JobInput, Progress, TrainResult
 from gpuplan_job.document import ContractError, sha256_hex
-from gpuplan_job.failures import JobError
+from gpuplan_job.failures import JobError, report
 from gpuplan_job.process import Process
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - every failure is reported in the job's folder
         from gpuplan_job import fail_fast
 
-        fail_fast.report(folder, job_input, error, process.rank)
+        report(folder, job_input, error, process.rank)
         if process.world_size > 1:
             fail_fast.leave(fail_fast.code(error))
         return fail_fast.code(error)

@@ -1,6 +1,6 @@
 """Finds the line of the user's own code in an exception's trace, or in one that was printed.
 
-Called by `failures` and `first_cause`. Standard library only. Whatever is neither Python's, nor installed, nor
+Called by `failures`, `first_cause` and `stall`. Standard library only. Whatever is neither Python's, nor installed, nor
 gpuplan's is the user's.
 """
 
@@ -37,12 +37,12 @@ def of_error(error: BaseException) -> Frame | None:
     """Return the innermost line of the user's own code that an exception passed, in this process or in a worker."""
     frames = [Frame(one.filename, one.lineno or 0, one.name) for one in traceback.extract_tb(error.__traceback__)]
     # What crossed from a data-loading worker carries its trace as text.
-    return _last_of_user((*frames, *_printed(str(error))))
+    return _last_of_user((*frames, *printed(str(error))))
 
 
 def of_crash(lines: Iterable[str]) -> Frame | None:
     """Return the innermost line of the user's own code in what faulthandler printed: its first, not its last."""
-    return _last_of_user(reversed(list(_printed("\n".join(lines)))))
+    return _last_of_user(reversed(list(printed("\n".join(lines)))))
 
 
 def _last_of_user(frames: Iterable[Frame]) -> Frame | None:
@@ -52,16 +52,24 @@ def _last_of_user(frames: Iterable[Frame]) -> Frame | None:
     return found
 
 
-def _printed(text: str) -> Iterator[Frame]:
+def printed(text: str) -> Iterator[Frame]:
+    """Yield the frames that Python printed, in its order."""
     for match in _PRINTED.finditer(text):
         yield Frame(match["file"], int(match["line"]), match["function"])
+
+
+def is_standard(file: str) -> bool:
+    """Tell whether a file is Python's own."""
+    path = Path(file)
+    own = any(path.is_relative_to(folder) for folder in _PYTHONS)
+    return file.startswith("<frozen") or (own and not _INSTALLED.intersection(path.parts))
 
 
 def _is_users(file: str) -> bool:
     path = Path(file)
     if file.startswith("<") or _INSTALLED.intersection(path.parts):
         return False
-    return not any(path.is_relative_to(folder) for folder in (_OUR_FOLDER, *_PYTHONS))
+    return not (path.is_relative_to(_OUR_FOLDER) or is_standard(file))
 
 
 def _short(file: str) -> str:

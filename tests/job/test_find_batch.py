@@ -265,3 +265,25 @@ def test_a_job_for_which_no_sample_fits_says_so(train_input: JobInput, tmp_path:
     assert failure.kind == "out-of-memory"
     assert "not even 1 sample a GPU" in failure.message
     assert json.loads((tmp_path / "job" / "exit.json").read_text())["code"] == EXIT_CODES["out-of-memory"]
+
+
+def test_a_search_that_finds_no_time_says_so() -> None:
+    module = nn.Linear(2, 1)
+    with pytest.raises(NoBatchError, match="take longer than"):
+        find_batch(
+            module,
+            DataLoader(pairs(64), batch_size=4),
+            loss=loss,
+            optimizer=torch.optim.SGD(module.parameters(), lr=0.1),
+            device="cpu",
+            trial_seconds=1e-9,
+        )
+
+
+@pytest.mark.slow
+def test_what_ends_a_try_for_another_reason_is_what_the_job_reports(train_input: JobInput, tmp_path: Path) -> None:
+    missing = f"imagefolder:{tmp_path / 'nowhere'}"
+    spec = BatchSearchSpec(8, 0.8, 1, 1, 60.0)
+    assert launched(job(train_input, missing, 2, spec), tmp_path) == EXIT_CODES["data"]
+    failure = Failure.from_json((tmp_path / "job" / FAILURE_FILE).read_bytes())
+    assert (failure.kind, "nowhere" in failure.message) == ("data", True)

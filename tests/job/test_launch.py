@@ -16,6 +16,7 @@ import pytest
 
 from gpuplan_job import claim, launch
 from gpuplan_job.contract import Failure, JobInput
+from gpuplan_job.stop_request import StopRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,6 +180,18 @@ def test_a_training_that_listens_is_asked_to_stop_and_left_to_save(job: Callable
     first.communicate(timeout=20)
     assert first.returncode == attempt.exit_code == 143
     assert (attempt.folder / "saved").exists()
+
+
+def test_what_an_earlier_training_of_the_folder_listened_on_keeps_nobody_waiting(job: Callable[[str], Job]) -> None:
+    attempt = job(LEAVES_A_STUBBORN_GRANDCHILD)
+    attempt.folder.mkdir()
+    StopRequest(attempt.folder).listen()
+    first = attempt.start()
+    wait_for((attempt.folder / "started").exists)
+    assert not (attempt.folder / "stop-request").exists()
+    first.send_signal(signal.SIGTERM)
+    first.communicate(timeout=20)
+    assert first.returncode == 143
 
 
 def test_one_that_listens_and_does_not_end_is_killed_after_the_grace(job: Callable[[str], Job]) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from gpuplan_job import lr_find, train
+from gpuplan_job import lr_find, network_loss, train
 from gpuplan_job.contract import BatchSpec, JobInput, LrTarget, SweepSpec, TrainSpec
 from gpuplan_job.failures import JobError
 from gpuplan_job.loaders import DataSets
@@ -213,3 +213,42 @@ def test_a_module_of_ones_own_is_range_tested(job_input: JobInput, optimizer: An
     assert result.noise_scale is not None
     assert result.curves[0].losses[-1] != result.curves[0].losses[0]
     assert result.chance_loss is None
+
+
+class TimeFirst(Regression):
+    """Takes batches whose first dimension is no sample's."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        inputs, targets = batch
+        return super().training_step((inputs.T, targets), index)
+
+
+def test_batches_that_are_not_sample_first_are_counted_by_the_samples_drawn(
+    tmp_path: Path, job_input: JobInput
+) -> None:
+    def collate(samples: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        inputs, targets = zip(*samples, strict=True)
+        return torch.stack(inputs, dim=1), torch.stack(targets)
+
+    data: Any = DataSets(Line(SAMPLES), Line(20), collate)  # type: ignore[arg-type] # targets are numbers, not classes
+    torch.manual_seed(3)
+    found = train.fit(job_input, "0" * 64, TimeFirst(), data, tmp_path / "time", ALONE)
+    torch.manual_seed(3)
+    wanted = fit(job_input, tmp_path / "sample", Regression())
+    assert [epoch.train_loss for epoch in found.epochs] == pytest.approx([epoch.train_loss for epoch in wanted.epochs])
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "known"),
+    [
+        (nn.Linear(2, 3), (torch.zeros(2, 2), torch.tensor([0, 2])), True),
+        (nn.Linear(2, 3), [torch.zeros(2, 2), torch.tensor([0, -100])], True),
+        (nn.Linear(2, 3), (torch.zeros(2, 2), torch.zeros(2)), False),
+        (nn.Linear(2, 3), (torch.zeros(2, 2), torch.zeros(2, 4, dtype=torch.long)), False),
+        (nn.Linear(2, 3), {"images": torch.zeros(2, 2)}, False),
+        (WithLoss(), (torch.zeros(2, 3), torch.tensor([0, 2])), False),
+        (Regression(), (torch.zeros(2, 3), torch.tensor([0, 2])), False),
+    ],
+)
+def test_chance_is_known_of_gpuplans_own_cross_entropy_alone(network: nn.Module, batch: object, *, known: bool) -> None:
+    assert (network_loss.class_targets(network, batch) is not None) is known

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,9 +32,10 @@ TORCH = "/usr/lib/python3/site-packages/torch"
 OTHER_THREAD = f"""Thread 0x0001 (most recent call first):
   File "{TORCH}/utils/data/_utils/pin_memory.py", line 28 in do_one_step
 """
+STANDARD = sysconfig.get_path("stdlib")
 LOADING = f"""{OTHER_THREAD}
 Current thread 0x0002 (most recent call first):
-  File "/usr/lib/python3.11/selectors.py", line 415 in select
+  File "{STANDARD}/selectors.py", line 415 in select
   File "{TORCH}/utils/data/dataloader.py", line 1133 in _try_get_data
   File "{TORCH}/../pytorch_lightning/loops/training_epoch_loop.py", line 240 in advance
 """
@@ -41,6 +43,10 @@ REDUCING = f"""{OTHER_THREAD}
 Current thread 0x0002 (most recent call first):
   File "{TORCH}/autograd/graph.py", line 769 in _engine_run_backward
   File "/home/me/model.py", line 12 in training_step
+"""
+VOTING = f"""Current thread 0x0002 (most recent call first):
+  File "{TORCH}/../gpuplan_job/agreement.py", line 117 in _answer
+  File "{TORCH}/../gpuplan_job/checkpoints.py", line 190 in _after_step
 """
 OWN = """Current thread 0x0002 (most recent call first):
   File "/home/me/model.py", line 12 in training_step
@@ -109,6 +115,7 @@ def test_a_launcher_that_was_itself_stopped_blames_nobody(tmp_path: Path) -> Non
     [
         (LOADING, "data loading", "dataloader.py:1133 in _try_get_data"),
         (REDUCING, "collective", "graph.py:769 in _engine_run_backward"),
+        (VOTING, "collective", "agreement.py:117 in _answer"),
         (OWN, "code", "model.py:12 in training_step"),
         ("", "no answer", ""),
     ],
@@ -126,7 +133,7 @@ def test_the_rank_that_is_in_no_collective_is_the_one_behind() -> None:
         "dataloader.py:1133 in _try_get_data), the others wait for it"
     )
     assert "--workers" in error.fix
-    assert error.__notes__ == ["the stacks"]
+    assert (error.rank, error.__notes__) == (1, ["the stacks"])
 
 
 def test_of_ranks_that_all_wait_the_one_with_the_fewest_steps_is_behind() -> None:
@@ -228,7 +235,7 @@ def test_the_launcher_ends_a_training_that_hangs_and_keeps_its_stacks(
     )
     assert done.returncode != 0
     failure = Failure.from_json((tmp_path / "job" / "failure.json").read_bytes())
-    assert failure.kind == "stall"
+    assert (failure.kind, failure.rank) == ("stall", 0)
     assert "after optimizer step 3: it stands in code, at train.py:8 in hang" in failure.message
     assert "in hang" in failure.trace
     assert "stacks of rank 0:" in done.stderr

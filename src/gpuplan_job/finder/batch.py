@@ -163,9 +163,12 @@ def find_batch(  # noqa: PLR0913 - each is one thing that a user may know better
         trials = Trials(memory, training, accumulation, trial_seconds, origin.rewind)
         search = batch_search.Search(spec, start, memory.capacity_gib)
         choice = batch_search.run(search, trials.trial)
+    last = search.trials[-1]
+    if choice is None and last.outcome == "too-slow":
+        raise NoBatchError(f"a few steps of batch {last.batch} take longer than {trial_seconds:.3g} s: trial_seconds=")
     if choice is None:
         raise NoBatchError(
-            f"not even batch {search.trials[-1].batch} leaves {100 * (1 - memory_share):.3g} % of "
+            f"not even batch {last.batch} leaves {100 * (1 - memory_share):.3g} % of "
             f"{memory.capacity_gib:.3g} GiB free: a smaller model or sample, bf16-mixed, or a GPU with more memory"
         )
     return FoundBatch(choice.chosen, choice.largest, choice.fastest, tuple(search.trials), memory.capacity_gib, spec)
