@@ -50,7 +50,7 @@ FAULTS_DONE = (
     Fault("segfault", "crash", 1),
     Fault("abort", "crash", 1),
     Fault("exit", "crash", 1),
-    Fault("NaN", "user-code", None),
+    Fault("NaN", "diverged", None),
     Fault("bad file", "data", 1),
     Fault("bad file in a worker", "data", 1, workers=1),
     Fault("killed worker", "killed", 1, workers=1),

@@ -17,7 +17,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuplan_job import launch, sagemaker_config, wheels
-from gpuplan_job.contract import CHECKPOINTS_FOLDER, CODE_FILE, FAILURE_FILE, INPUT_FILE, LOGS_FOLDER, Failure, JobInput
+from gpuplan_job.contract import (
+    ATTEMPT_VARIABLE,
+    CHECKPOINTS_FOLDER,
+    CODE_FILE,
+    FAILURE_FILE,
+    INPUT_FILE,
+    LOGS_FOLDER,
+    Failure,
+    JobInput,
+    results_folder,
+)
 from gpuplan_job.data import TRAINING_CHANNEL_VARIABLE
 from gpuplan_job.document import ContractError
 from gpuplan_job.failures import JobError, describe, write_failure
@@ -59,7 +69,9 @@ class _Container:
         self.stop = stop
         self.folder = root / "output" / "gpuplan-job"
         self.checkpoints = root / CHECKPOINTS_FOLDER
-        self.publication = Publication(self.checkpoints / "results", root / "output" / "failure")
+        # Told in the environment: a job whose input cannot be read, too, leaves its failure where it is looked for.
+        results = results_folder(environ.get(ATTEMPT_VARIABLE, "unknown"))
+        self.publication = Publication(self.checkpoints / results, root / "output" / "failure")
         self.job_input: JobInput | None = None
 
     def run(self) -> int:

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from gpuplan_job.contract import PROCESSES_VARIABLE
 from gpuplan_job.document import ContractError, canonical_json, parse_json
 from gpuplan_job.failures import JobError
 from gpuplan_job.torchrun import Nodes
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-PROCESSES_VARIABLE = "GPUPLAN_GPUS"
-"""Environment variable of the job: training processes on each of its instances."""
 TRAINING_CHANNEL = "training"
 _CONFIG = "input/config"
 _HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,252}", re.ASCII)

@@ -26,7 +26,7 @@ from gpuplan.engine.run import Engine
 from gpuplan.store.events import Planned, Resumed
 from gpuplan.store.mirror import MirroredStore
 from gpuplan.testing import Emulator
-from gpuplan_job.contract import EXIT_FILE, JobInput
+from gpuplan_job.contract import EXIT_FILE, JobInput, results_folder
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -135,13 +135,18 @@ class Bench:
         told = job_input_of(job)
         if job.secondary_status == "Starting":
             self.aws.advance(job.name, "Training")
-        self.aws.complete(job.name, with_digests(files(told)), billed_seconds=BILLED_SECONDS)
+        self.aws.complete(job.name, mirrored(told, with_digests(files(told))), billed_seconds=BILLED_SECONDS)
 
 
 def job_input_of(job: JobView) -> JobInput:
     """Return what a job was told, put together as its container does."""
     parameters = job.request["HyperParameters"]
     return JobInput.from_json("{" + ",".join(f'"{key}":{value}' for key, value in parameters.items()) + "}")
+
+
+def mirrored(job: JobInput, files: dict[str, bytes]) -> dict[str, bytes]:
+    """Return a job's documents by the names they have where SageMaker mirrors its folder to."""
+    return {f"{results_folder(job.attempt)}/{name}": content for name, content in files.items()}
 
 
 def with_digests(files: dict[str, bytes]) -> dict[str, bytes]:

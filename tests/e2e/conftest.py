@@ -15,7 +15,7 @@ import pytest
 
 from gpuplan.backends.fake import synthetic_results
 from gpuplan.testing import Emulator, EmulatorError, sandbox
-from gpuplan_job.contract import EXIT_FILE, JobInput
+from gpuplan_job.contract import EXIT_FILE, JobInput, results_folder
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -107,9 +107,11 @@ class Player:
 
     def finish(self, job: JobView) -> None:
         """End one job well, unless it has been stopped meanwhile."""
-        files = self.files(job_input_of(job))
+        told = job_input_of(job)
+        files = self.files(told)
         digests = {name: sha256_hex(content) for name, content in files.items()}
-        ending = {**files, EXIT_FILE: canonical_json({"code": 0, "files": digests}).encode()}
+        files[EXIT_FILE] = canonical_json({"code": 0, "files": digests}).encode()
+        ending = {f"{results_folder(told.attempt)}/{name}": content for name, content in files.items()}
         with contextlib.suppress(EmulatorError):
             self.aws.complete(job.name, ending, billed_seconds=600)
 

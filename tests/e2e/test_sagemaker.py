@@ -83,7 +83,9 @@ def test_lr_then_train_on_g5(client: Client, emulator: Emulator) -> None:
 
     assert run["train"]["world_size"] == 4
     assert run["train"]["metrics"]["best_val_accuracy"] > 0.5, "ten classes"
-    assert run["train"]["checkpoint"].startswith(f"s3://{client.bucket}/gpuplan/runs/{run['run_id']}/train/1/")
+    assert run["train"]["checkpoint"].startswith(
+        f"s3://{client.bucket}/gpuplan/runs/{run['run_id']}/train/checkpoints/"
+    )
     check_request_is_the_planned_one(plan, run, find, train)
     check_cost(plan, run, find, train)
     check_a_foreign_client_sees_the_same(client, run, train)
@@ -127,7 +129,7 @@ def check_a_foreign_client_sees_the_same(client: Client, run: dict[str, Any], tr
     assert {"Key": "gpuplan:run", "Value": run["run_id"]} in tags
     folder = f"s3://{client.bucket}/gpuplan/runs/{run['run_id']}/"
     objects = aws_cli(client, "s3", "ls", "--recursive", folder)
-    for name in ("lr-find/1/results/lr_result.json", "train/1/results/train_result.json", "train/1/checkpoints/best"):
+    for name in ("lr-find/1/results/lr_result.json", "train/1/results/train_result.json", "train/checkpoints/best"):
         assert name in objects
     group = ("--log-group-name", "/aws/sagemaker/TrainingJobs")
     streams = aws_cli(client, "logs", "describe-log-streams", *group, "--log-stream-name-prefix", f"{train.name}/")
@@ -187,9 +189,10 @@ def test_a_training_on_two_instances_is_one_training(client: Client, emulator: E
     assert Decimal(run["steps"][0]["cost_usd"]) == round(2 * rate * Decimal(str(job.billable_seconds)) / 3600, 4)
 
 
-def test_an_interrupted_spot_training_goes_on_from_its_checkpoint(client: Client, emulator: Emulator) -> None:
-    arguments = ["launch", "--instance", "g5", "--pipeline", "train", "--lr", "0.05", "--yes", "--spot"]
-    process = client.start(*arguments, "--epochs", "4", "--world-size", "2", "-o", "json")
+def training_with_a_checkpoint(client: Client, emulator: Emulator, *options: str) -> tuple[subprocess.Popen[str], str]:
+    """Start a training on one process; return the client's and the job's name once an epoch's checkpoint is on S3."""
+    arguments = ["launch", "--instance", "g5", "--pipeline", "train", "--lr", "0.05", "--yes", *options]
+    process = client.start(*arguments, "--epochs", "4", "--world-size", "1", "-o", "json")
     s3 = emulator.client("s3")
 
     def has_checkpoint() -> bool:
@@ -202,18 +205,33 @@ def test_an_interrupted_spot_training_goes_on_from_its_checkpoint(client: Client
         )
 
     wait_for(has_checkpoint, "a checkpoint on S3")
-    job = next(job for job in emulator.jobs() if job.name.startswith(client_run(client)))
-    emulator.interrupt(job.name)
+    return process, next(job.name for job in emulator.jobs() if job.name.startswith(client_run(client)))
+
+
+def test_an_interrupted_spot_training_goes_on_from_its_checkpoint(client: Client, emulator: Emulator) -> None:
+    process, name = training_with_a_checkpoint(client, emulator, "--spot")
+    emulator.interrupt(name)
     out, err = process.communicate(timeout=PATIENCE)
     run = json.loads(out)
     assert run["state"] == "succeeded", err
     assert run["train"]["epochs"] == 4
     assert [step["attempt"] for step in run["steps"]] == [1], "SageMaker restarts the job, gpuplan need not"
-    states = [transition.status for transition in emulator.job(job.name).transitions]
+    states = [transition.status for transition in emulator.job(name).transitions]
     assert "Interrupted" in states
     log = client.run("logs", run["run_id"]).stdout
     assert "the job was stopped; its state after step" in log
     assert "going on after" in log
+
+
+def test_a_new_attempt_goes_on_from_the_checkpoints_of_the_one_before(client: Client, emulator: Emulator) -> None:
+    process, name = training_with_a_checkpoint(client, emulator)
+    emulator.client("sagemaker").stop_training_job(TrainingJobName=name)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode != 0
+    run = client.json("resume", client_run(client))
+    assert (run["state"], [step["attempt"] for step in run["steps"]]) == ("succeeded", [2])
+    assert run["train"]["epochs"] == 4
+    assert "going on after" in client.run("logs", run["run_id"]).stdout
 
 
 def client_run(client: Client) -> str:

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from e2e.bench import mirrored
 from gpuplan.aws.layout import AttemptPlace
 from gpuplan.aws.results import Results
 from gpuplan.backends.fake import synthetic_results
@@ -144,7 +145,7 @@ class TestAnLrResult:
             digests = {LR_RESULT_FILE: sha256_hex(whole)}
             exits = canonical_json({"code": 0, "files": digests}).encode()
             files = {"nothing": {EXIT_FILE: exits}, "other bytes": {EXIT_FILE: exits, LR_RESULT_FILE: whole + b" "}}
-            bench.aws.complete(job.name, files.get(left, {LR_RESULT_FILE: whole[:-9]}))
+            bench.aws.complete(job.name, mirrored(told(job), files.get(left, {LR_RESULT_FILE: whole[:-9]})))
 
         bench.play = leave
         record = bench.launch()
@@ -208,11 +209,11 @@ class TestTheObject:
     def test_one_that_cannot_be_read_now_is_read_later_and_costs_no_second_job(self, bench: Bench, fault: str) -> None:
         run_id = bench.start(bench.plan(launch__pipeline="lr"))
         bench.drive(run_id, detach=True)
-        mirrored = "checkpoints/results/lr_result.json"
+        key = "checkpoints/results/1/lr_result.json"
         if fault in {"garbled", "cut"}:
-            bench.aws.faults.garbage("s3:GetObject", b"<html/>" if fault == "garbled" else None, where=mirrored)
+            bench.aws.faults.garbage("s3:GetObject", b"<html/>" if fault == "garbled" else None, where=key)
         else:
-            bench.aws.faults.refuse("s3:GetObject", "InternalError", where=mirrored)
+            bench.aws.faults.refuse("s3:GetObject", "InternalError", where=key)
         with pytest.raises(UnreachableError) as caught:
             bench.drive(run_id)
         assert caught.value.exit_code is ExitCode.CAPACITY
@@ -226,9 +227,8 @@ class TestTheObject:
         [job] = bench.jobs(run_id)
         bench.finish(job)
         first = bench.backend(bench.plan()).fetch(f"sagemaker://us-east-1/{job.name}", LR_RESULT_FILE)
-        root = f"gpuplan/runs/{run_id}/lr-find/1"
-        s3 = bench.aws.client("s3")
-        s3.put_object(Bucket=bench.account.bucket, Key=f"{root}/checkpoints/results/{LR_RESULT_FILE}", Body=b"{}")
+        key = f"gpuplan/runs/{run_id}/lr-find/checkpoints/results/1/{LR_RESULT_FILE}"
+        bench.aws.client("s3").put_object(Bucket=bench.account.bucket, Key=key, Body=b"{}")
         again = bench.backend(bench.plan()).fetch(f"sagemaker://us-east-1/{job.name}", LR_RESULT_FILE)
         assert again == first
         assert bench.drive(run_id).state == "succeeded"
@@ -296,7 +296,7 @@ class Folder:
         return iter([key for key in self.objects if key.startswith(prefix)])
 
     def fetch(self, _handle: str, name: str) -> bytes:
-        return Results(self, AttemptPlace("a/")).document(name)
+        return Results(self, AttemptPlace("a/", "1")).document(name)
 
     def locate(self, handle: str, name: str) -> str:
         return f"{handle}/{name}"
@@ -324,7 +324,7 @@ def left(name: str, text: bytes) -> Backend:
     """Return a backend whose job left this document, with its digest."""
     exits = canonical_json({"code": 0, "files": {name: sha256_hex(text)}}).encode()
     files = {name: text, EXIT_FILE: exits}
-    folder = Folder({f"a/checkpoints/results/{file}": content for file, content in files.items()})
+    folder = Folder({f"a/checkpoints/results/1/{file}": content for file, content in files.items()})
     return cast("Backend", folder)
 
 

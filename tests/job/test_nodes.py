@@ -33,7 +33,7 @@ def start(root: Path, host: str, job_input: JobInput, hosts: list[str]) -> subpr
     for name, content in (("hyperparameters", parameters), ("resourceconfig", resources), ("inputdataconfig", {})):
         (config / f"{name}.json").write_text(json.dumps(content))
     processes = job_input.batch.world_size // len(hosts)
-    settings = {**os.environ, "GPUPLAN_GPUS": str(processes), "OMP_NUM_THREADS": "1"}
+    settings = {**os.environ, "GPUPLAN_GPUS": str(processes), "GPUPLAN_ATTEMPT": "1", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "gpuplan_job.sagemaker", str(root)]
     return subprocess.Popen(command, env=settings, stderr=subprocess.PIPE, text=True)
 
@@ -55,7 +55,7 @@ def free_port() -> None:
 
 
 def result(root: Path) -> TrainResult:
-    return TrainResult.from_json((root / "checkpoints" / "results" / "train_result.json").read_bytes())
+    return TrainResult.from_json((root / "checkpoints" / "results" / "1" / "train_result.json").read_bytes())
 
 
 @pytest.mark.usefixtures("free_port")
@@ -67,7 +67,7 @@ def test_two_hosts_train_together_and_go_on_together(tmp_path: Path, job_input: 
     found = result(roots[0])
     assert found.world_size == 4
     assert found.optimizer_steps == 2 * 5  # epochs of 144 samples, 32 a step
-    assert list((roots[1] / "checkpoints" / "results").iterdir()) == []
+    assert list((roots[1] / "checkpoints" / "results" / "1").iterdir()) == []
     assert (roots[0] / "checkpoints" / "best.ckpt").exists()
     # The second host has no checkpoint of its own: the first hands over what to go on from.
     assert not list((roots[1] / "checkpoints").glob("*.ckpt"))
@@ -88,4 +88,4 @@ def test_a_failure_on_the_second_host_is_told_by_it(tmp_path: Path, job_input: J
         process.communicate(timeout=240)
     assert [process.returncode for process in started] == [11, 11]
     for root, name in zip(roots, ["failure.json", f"failure-{HOSTS[1]}.json"], strict=True):
-        assert Failure.from_json((root / "checkpoints" / "results" / name).read_bytes()).kind == "data"
+        assert Failure.from_json((root / "checkpoints" / "results" / "1" / name).read_bytes()).kind == "data"

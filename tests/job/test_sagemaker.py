@@ -59,7 +59,7 @@ class Container:
         names = [f"algo-{number}" for number in range(hosts, 0, -1)]
         self.write("resourceconfig", {"hosts": names, "current_host": f"algo-{host}", "network_interface_name": "lo"})
         self.write("inputdataconfig", {"code": {"TrainingInputMode": "File"}})
-        self.environment = {"GPUPLAN_GPUS": str(job_input.batch.world_size // hosts)}
+        self.environment = {"GPUPLAN_GPUS": str(job_input.batch.world_size // hosts), "GPUPLAN_ATTEMPT": "1"}
 
     def write(self, name: str, content: Any) -> None:  # noqa: ANN401 - whatever JSON holds
         path = self.root / "input" / "config" / f"{name}.json"
@@ -77,11 +77,11 @@ class Container:
         return process.returncode, said
 
     def published(self, name: str) -> str:
-        return (self.root / "checkpoints" / "results" / name).read_text()
+        return (self.root / "checkpoints" / "results" / "1" / name).read_text()
 
     @property
     def results(self) -> list[str]:
-        return sorted(path.name for path in (self.root / "checkpoints" / "results").iterdir())
+        return sorted(path.name for path in (self.root / "checkpoints" / "results" / "1").iterdir())
 
     @property
     def exit(self) -> dict[str, Any]:
@@ -218,9 +218,10 @@ def test_a_host_that_is_not_the_first_speaks_only_of_its_own_failure(
 ) -> None:
     two = replace(train_input, batch=BatchSpec(8, 2, 1))
     job = Container(tmp_path / "ml", payload(SUCCEEDS), two, hosts=2, host=2)
-    (job.root / "checkpoints" / "results").mkdir(parents=True)
-    (job.root / "checkpoints" / "results" / "exit.json").write_text("the first host's")
-    (job.root / "checkpoints" / "results" / "failure-algo-2.json").write_text("of an earlier start")
+    results = job.root / "checkpoints" / "results" / "1"
+    results.mkdir(parents=True)
+    (results / "exit.json").write_text("the first host's")
+    (results / "failure-algo-2.json").write_text("of an earlier start")
     job.environment["GPUPLAN_GPUS"] = "2"
     assert job.run()[0] == 1
     assert job.results == ["exit.json", "failure-algo-2.json"]
@@ -243,7 +244,7 @@ cp -r "$1/input" "$3.input" && mkdir -p "$1$4" && mount -t tmpfs -o size=1m tmpf
 [ -d "$1/input" ] || cp -r "$3.input" "$1/input"
 "$2" -m gpuplan_job.sagemaker "$1"
 code=$?
-cp -r "$1/checkpoints/results" "$3"
+cp -r "$1/checkpoints/results/1" "$3"
 cp "$1/output/failure" "$3"
 exit $code
 """

@@ -47,13 +47,13 @@ def test_billing_starts_with_the_download(held: Emulator, make_request: MakeRequ
     assert "TrainingStartTime" not in describe(held, "billing")
     held.advance("billing", "Downloading")
     began = describe(held, "billing")["TrainingStartTime"]
-    held.complete("billing", {"lr_result.json": b"{}"}, billed_seconds=600)
+    held.complete("billing", {"results/1/lr_result.json": b"{}"}, billed_seconds=600)
     shown = describe(held, "billing")
     assert shown["TrainingStartTime"] == began
     assert shown["BillableTimeInSeconds"] == shown["TrainingTimeInSeconds"] == 600
     states = [each["Status"] for each in shown["SecondaryStatusTransitions"]]
     assert states == ["Starting", "Downloading", "Training", "Uploading", "Completed"]
-    key = "billing/checkpoints/results/lr_result.json"
+    key = "billing/checkpoints/results/1/lr_result.json"
     assert held.client("s3").get_object(Bucket="gpuplan-test", Key=key)["Body"].read() == b"{}"
 
 

@@ -1,6 +1,7 @@
 """Where things lie in the bucket, and what a job is called: the one place that knows the keys. Pure.
 
-Everything of a run lies under `<prefix>/runs/<run_id>/<step>/<attempt>/`, code and wheels under
+Everything of an attempt lies under `<prefix>/runs/<run_id>/<step>/<attempt>/`, but for what SageMaker mirrors: all
+attempts of a step share `<step>/checkpoints/`, so that each goes on from those before it. Code and wheels lie under
 `<prefix>/code/<sha256>/`.
 """
 
@@ -9,19 +10,24 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from gpuplan_job.contract import LOGS_FOLDER
+from gpuplan_job.contract import CHECKPOINTS_FOLDER, LOGS_FOLDER, results_folder
 
 _SCHEME = "sagemaker://"
 _NAME = re.compile(r"(?P<run_id>[a-z0-9-]+-[0-9a-hjkmnp-tv-z]{13})-(?P<step>[a-z][a-z-]*)-(?P<attempt>[0-9]+)")
 """A run id is a slug and 13 symbols of base 32 (see `core.names.run_id`)."""
-_CHECKPOINTS = "checkpoints/"
 
 
 @dataclass(frozen=True)
 class AttemptPlace:
-    """The keys of one attempt of one step; `root` ends in a slash, as all folders here."""
+    """The keys of one attempt of one step; `step` is the step's folder and ends in a slash, as all folders here."""
 
-    root: str
+    step: str
+    attempt: str
+
+    @property
+    def root(self) -> str:
+        """What is this attempt's alone."""
+        return f"{self.step}{self.attempt}/"
 
     @property
     def output(self) -> str:
@@ -30,12 +36,12 @@ class AttemptPlace:
 
     @property
     def checkpoints(self) -> str:
-        """What SageMaker mirrors while the job runs: checkpoints, and below them the results."""
-        return f"{self.root}{_CHECKPOINTS}"
+        """What SageMaker mirrors while any attempt runs: checkpoints, below them logs and each attempt's results."""
+        return f"{self.step}{CHECKPOINTS_FOLDER}/"
 
     def mirrored(self, document: str) -> str:
         """Return the key of a result document as the job left it."""
-        return f"{self.checkpoints}results/{document}"
+        return f"{self.checkpoints}{results_folder(self.attempt)}/{document}"
 
     def published(self, document: str) -> str:
         """Return the key of a result document that was verified and published once."""
@@ -45,12 +51,12 @@ class AttemptPlace:
         """Return the key of a file by its name in the job's folder."""
         if name == LOGS_FOLDER or name.startswith(f"{LOGS_FOLDER}/"):
             return f"{self.checkpoints}{name}"
-        return f"{self.root}{name}" if name.startswith(_CHECKPOINTS) else self.published(name)
+        return f"{self.step}{name}" if name.startswith(f"{CHECKPOINTS_FOLDER}/") else self.published(name)
 
 
 def attempt_place(prefix: str, run_id: str, step: str, attempt: int | str) -> AttemptPlace:
     """Return where one attempt lies."""
-    return AttemptPlace(f"{prefix}/runs/{run_id}/{step}/{attempt}/")
+    return AttemptPlace(f"{prefix}/runs/{run_id}/{step}/", str(attempt))
 
 
 def code_folder(prefix: str, sha256: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from gpuplan.core.frozen import Unknown
 from gpuplan_job import data
-from gpuplan_job.contract import JobInput
+from gpuplan_job.contract import ATTEMPT_VARIABLE, PROCESSES_VARIABLE, JobInput
 from gpuplan_job.document import canonical_json, sha256_hex
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ CHECKPOINT_FOLDER = "/opt/ml/checkpoints"
 ENTRYPOINT = ("python3", "/opt/ml/input/data/code/payload.pyz")
 RUN_TAG = "gpuplan:run"
 FINGERPRINT_TAG = "gpuplan:fingerprint"
-PROCESSES_VARIABLE = "GPUPLAN_GPUS"
 LEARNING_RATE_AT = ("HyperParameters", "train")
 NO_BUCKET = "no bucket given: --bucket, or gpuplan infra deploy"
 InputMode = Literal["File", "FastFile"]
@@ -94,7 +93,10 @@ def request(
         "StoppingCondition": stopping,
         "EnableManagedSpotTraining": machine.spot,
         "EnableNetworkIsolation": site.network_isolation,
-        "Environment": {PROCESSES_VARIABLE: str(job.batch.world_size // machine.instances)},
+        "Environment": {
+            PROCESSES_VARIABLE: str(job.batch.world_size // machine.instances),
+            ATTEMPT_VARIABLE: str(job.attempt),
+        },
     }
 
 

@@ -193,7 +193,7 @@ class Emulator:
     def complete(
         self, name: str, files: Mapping[str, bytes] | None = None, *, billed_seconds: int | None = None
     ) -> None:
-        """End a held job well, after its files were written under its checkpoint URI + `results/`."""
+        """End a held job well, after its files were written under its checkpoint URI."""
         self._script.complete(name, files or {}, billed_seconds)
 
     def fail(
@@ -208,7 +208,7 @@ class Emulator:
         self._script.fail(name, reason, files or {}, billed_seconds)
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Write files under a held job's checkpoint URI + `results/` and leave its state alone."""
+        """Write files under a held job's checkpoint URI and leave its state alone."""
         self._script.publish(name, files)
 
     def log(self, name: str, *lines: str) -> None:

@@ -36,7 +36,7 @@ class Script:
         self._held(name).enter(secondary, reason)
 
     def complete(self, name: str, files: Mapping[str, bytes], billed_seconds: int | None) -> None:
-        """Publish files under the job's checkpoint URI + `results/`, then end it well."""
+        """Publish files under the job's checkpoint URI, then end it well."""
         job = self._held(name)
         self.publish(name, files)
         self._bill(job, billed_seconds)
@@ -52,7 +52,7 @@ class Script:
         job.enter("Failed", reason)
 
     def publish(self, name: str, files: Mapping[str, bytes]) -> None:
-        """Write files under the job's checkpoint URI + `results/`, as its container would."""
+        """Write files under the job's checkpoint URI, as its container would."""
         job = self._held(name)
         if not files:
             return
@@ -61,7 +61,7 @@ class Script:
         bucket, prefix = s3_location(job.request["CheckpointConfig"]["S3Uri"])
         s3 = self.clients.client("s3", job.account, job.region)
         for file, data in files.items():
-            s3.put_object(Bucket=bucket, Key=f"{prefix.rstrip('/')}/results/{file}".lstrip("/"), Body=data)
+            s3.put_object(Bucket=bucket, Key=f"{prefix.rstrip('/')}/{file}".lstrip("/"), Body=data)
 
     def log(self, name: str, lines: tuple[str, ...]) -> None:
         """Write lines to the job's log stream of its first host."""

@@ -4,6 +4,7 @@ Both packages import it. Standard library only; every reader must refuse what do
 """
 
 from gpuplan_job.contract.batch_search import BatchResult, BatchSearchSpec, BatchTrial, Outcome
+from gpuplan_job.contract.container import ATTEMPT_VARIABLE, PROCESSES_VARIABLE, results_folder
 from gpuplan_job.contract.job import (
     CHECKPOINTS_FOLDER,
     EXIT_CODES,
@@ -44,6 +45,7 @@ from gpuplan_job.contract.workload import (
 )
 
 __all__ = [
+    "ATTEMPT_VARIABLE",
     "BATCH_RESULT_FILE",
     "CHECKPOINTS_FOLDER",
     "CLAIM_FILE",
@@ -57,6 +59,7 @@ __all__ = [
     "LR_RESULT_FILE",
     "ONECYCLE_RISE",
     "OWN",
+    "PROCESSES_VARIABLE",
     "PROGRESS_PREFIX",
     "RETRY_FILE",
     "TRAIN_RESULT_FILE",
@@ -94,6 +97,7 @@ __all__ = [
     "TrainResult",
     "TrainSpec",
     "WorkloadSpec",
+    "results_folder",
 ]
 
 INPUT_FILE = "input.json"

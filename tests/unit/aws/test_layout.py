@@ -49,24 +49,28 @@ def test_no_two_attempts_share_a_place(
     )
     assert (here == there) == ((run, step, attempt) == (other_run, other_step, other_attempt))
     assert here == there or not here.root.startswith(there.root)
+    assert here == there or not here.mirrored("x").startswith(there.mirrored(""))
+    assert (here.checkpoints == there.checkpoints) == ((run, step) == (other_run, other_step))
 
 
 @given(PREFIXES, RUNS, STEPS, ATTEMPTS)
 def test_everything_of_an_attempt_lies_below_its_root(prefix: str, run: str, step: str, attempt: int) -> None:
     place = layout.attempt_place(prefix, run, step, attempt)
     assert place.root == f"{prefix}/runs/{run}/{step}/{attempt}/"
-    keys = [place.output, place.checkpoints, place.mirrored("exit.json"), place.published("exit.json")]
-    keys += [place.file("lr_result.json"), place.file("checkpoints/best.ckpt")]
-    assert all(key.startswith(place.root) and "//" not in key for key in keys)
-    assert len({*keys[2:]}) == 4
+    own = [place.output, place.published("exit.json"), place.file("lr_result.json")]
+    shared = [place.checkpoints, place.mirrored("exit.json"), place.file("checkpoints/best.ckpt")]
+    assert all(key.startswith(place.root) for key in own)
+    assert all(key.startswith(place.checkpoints) for key in shared)
+    assert all("//" not in key for key in (*own, *shared))
+    assert len({*own, *shared}) == 6
 
 
 def test_a_document_has_one_key_as_the_job_left_it_and_one_as_it_was_published() -> None:
     place = layout.attempt_place("gpuplan", "digits-0000000000001", "train", 2)
-    root = "gpuplan/runs/digits-0000000000001/train/2"
-    assert place.mirrored("train_result.json") == f"{root}/checkpoints/results/train_result.json"
+    root = "gpuplan/runs/digits-0000000000001/train"
+    assert place.mirrored("train_result.json") == f"{root}/checkpoints/results/2/train_result.json"
     assert (
-        place.published("train_result.json") == place.file("train_result.json") == f"{root}/results/train_result.json"
+        place.published("train_result.json") == place.file("train_result.json") == f"{root}/2/results/train_result.json"
     )
     assert place.mirrored("x").startswith(place.checkpoints), "SageMaker mirrors nothing else while a job runs"
     assert not place.published("x").startswith(place.checkpoints), "a job that is stopped late must not write over it"

@@ -120,13 +120,13 @@ def test_the_input_comes_out_of_the_hyperparameters_to_the_byte(job: JobInput) -
 @pytest.mark.parametrize("job", [TRAINING, FINDING], ids=["train", "lr-find"])
 def test_a_request_says_where_what_and_for_how_long(job: JobInput) -> None:
     request = body(job)
-    root = f"s3://{SITE.bucket}/gpuplan/runs/{RUN}/{job.step}/1"
+    root = f"s3://{SITE.bucket}/gpuplan/runs/{RUN}/{job.step}"
     assert request["TrainingJobName"] == f"{RUN}-{job.step}-1"
     assert request["AlgorithmSpecification"]["ContainerEntrypoint"] == [
         "python3",
         "/opt/ml/input/data/code/payload.pyz",
     ]
-    assert request["OutputDataConfig"] == {"S3OutputPath": f"{root}/output/"}
+    assert request["OutputDataConfig"] == {"S3OutputPath": f"{root}/1/output/"}
     assert request["CheckpointConfig"] == {"S3Uri": f"{root}/checkpoints/", "LocalPath": "/opt/ml/checkpoints"}
     assert request["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
     assert request["ResourceConfig"] == {"InstanceType": "ml.g5.12xlarge", "InstanceCount": 2, "VolumeSizeInGB": 30}
@@ -137,9 +137,9 @@ def test_a_request_says_where_what_and_for_how_long(job: JobInput) -> None:
 
 
 def test_each_instance_is_told_how_many_processes_are_its_own() -> None:
-    assert body()["Environment"] == {"GPUPLAN_GPUS": "4"}
-    assert body(machine=replace(MACHINE, instances=1))["Environment"] == {"GPUPLAN_GPUS": "8"}
-    assert body(FINDING, replace(MACHINE, instances=1))["Environment"] == {"GPUPLAN_GPUS": "1"}
+    assert body()["Environment"] == {"GPUPLAN_GPUS": "4", "GPUPLAN_ATTEMPT": "1"}
+    assert body(machine=replace(MACHINE, instances=1))["Environment"]["GPUPLAN_GPUS"] == "8"
+    assert body(FINDING, replace(MACHINE, instances=1))["Environment"]["GPUPLAN_GPUS"] == "1"
 
 
 def test_code_has_a_channel_and_so_have_data_on_s3() -> None:

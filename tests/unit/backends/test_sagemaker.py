@@ -431,10 +431,10 @@ def test_a_new_job_may_be_unknown_for_some_looks_but_for_a_minute_at_most(
     assert (backend.poll_seconds, backend.visibility_seconds) == (poll, visibility)
 
 
-def test_files_lie_in_the_bucket_below_the_attempt(aws: Aws, tmp_path: Path) -> None:
+def test_files_lie_in_the_bucket_below_the_attempt_and_checkpoints_below_the_step(aws: Aws, tmp_path: Path) -> None:
     backend = SageMakerBackend(aws, Session("us-east-1"), tmp_path)
-    root = f"s3://{aws.bucket}/gpuplan/runs/{RUN}/lr-find/1"
-    assert backend.locate(HANDLE, "lr_result.json") == f"{root}/results/lr_result.json"
+    root = f"s3://{aws.bucket}/gpuplan/runs/{RUN}/lr-find"
+    assert backend.locate(HANDLE, "lr_result.json") == f"{root}/1/results/lr_result.json"
     assert backend.locate(HANDLE, "checkpoints/best.ckpt") == f"{root}/checkpoints/best.ckpt"
 
 
