@@ -141,6 +141,21 @@ class Net(Base):
     assert found.optimizer_problem == ""
 
 
+def test_a_rate_that_is_stated_twice_is_followed_wherever_the_optimizer_takes_it(own: Folder) -> None:
+    code = """
+class Net(Base):
+    def __init__(self, learning_rate=0.01):
+        super().__init__(learning_rate=learning_rate)
+        self.save_hyperparameters()
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.hparams.learning_rate)
+"""
+    found = own.check(code)
+    assert found.optimizer is not None
+    assert found.optimizer.follows
+    assert found.optimizer_problem == ""
+
+
 def test_no_module(own: Folder) -> None:
     failure = own.refused("class Net(Base): pass", "netz:Net")
     assert failure.message == "--model netz:Net: there is no module netz in the shipped code"

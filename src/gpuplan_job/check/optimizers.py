@@ -73,12 +73,12 @@ def look(network: nn.Module) -> tuple[OwnOptimizer | None, str]:
 
 def _follows(learner: Lightning, stated: tuple[Any, str, float], before: Optimizer) -> tuple[bool, int]:
     """Return whether a changed rate reaches the optimizer, and how many parameter groups it does not reach."""
-    holder, name, rate = stated
-    _set(holder, name, rate * _FACTOR)
+    _, _, rate = stated
+    learner.state_rate(rate * _FACTOR)
     try:
         after = learner.optimizer()
     finally:
-        _set(holder, name, rate)
+        learner.state_rate(rate)
     pairs = list(zip(peak_rates(before), peak_rates(after), strict=True))
     moved = [math.isclose(new, old * _FACTOR, rel_tol=_TOLERANCE) and old > 0 for old, new in pairs]
     return any(moved), moved.count(False)
@@ -96,13 +96,6 @@ def _problem(found: OwnOptimizer) -> str:
             f"{found.learning_rate:g}; use lr=self.{found.rate_at} in configure_optimizers"
         )
     return ""
-
-
-def _set(holder: Any, name: str, value: float) -> None:  # noqa: ANN401 - a module or its hyperparameters
-    if isinstance(holder, Mapping):
-        holder[name] = value  # type: ignore[index] # Lightning's hyperparameters are a dict
-    else:
-        setattr(holder, name, value)
 
 
 def _place(learner: Lightning, stated: tuple[Any, str, float] | None) -> str:
