@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpuplan_job.document import Document
 
 REQUEST = CheckRequest("net:Net", {}, "net:data", {}, None, None, here=False)
-FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), ["float32 [2, 1]"], "network", 3, 0.5, [], None, "", [])
+FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), ["float32 [2, 1]"], "network", [], None, "", [])
 
 
 class Payload(PayloadProcess):

@@ -79,15 +79,9 @@ def test_a_module_that_is_right_is_described(own: Folder) -> None:
     found = own.check("class Net(Base): pass")
     assert (found.kind, found.unused, found.notes) == ("lightning", [], [])
     assert found.batch == ["float32 [2, 1, 8, 8]", "int64 [2]"]
-    assert found.parameters == 64 * 8 + 8 + 8 * 10 + 10
-    assert 1 < found.loss < 5
     assert found.optimizer is not None
     assert (found.optimizer.name, found.optimizer.kind, found.optimizer.momentum) == ("SGD", "sgd", 0.9)
-    assert (found.optimizer.rate_at, found.optimizer.follows, found.optimizer.schedule) == (
-        "learning_rate",
-        True,
-        False,
-    )
+    assert (found.optimizer.rate_at, found.optimizer.follows) == ("learning_rate", True)
     assert found.optimizer_problem == ""
     assert found.reads == {}
     assert CodeCheck.from_json(found.to_json()) == found
@@ -122,7 +116,7 @@ def test_data_that_lie_elsewhere_are_stood_for_by_a_batch_of_their_shape(own: Fo
     assert found.data == described
 
 
-def test_a_schedule_and_a_learning_rate_among_the_hyperparameters_are_found(own: Folder) -> None:
+def test_a_learning_rate_among_the_hyperparameters_is_found_beside_a_schedule(own: Folder) -> None:
     code = """
 class Net(Base):
     def __init__(self, lr=0.01):
@@ -136,7 +130,7 @@ class Net(Base):
 """
     found = own.check(code)
     assert found.optimizer is not None
-    assert (found.optimizer.name, found.optimizer.schedule) == ("AdamW", True)
+    assert found.optimizer.name == "AdamW"
     assert (found.optimizer.rate_at, found.optimizer.learning_rate) == ("hparams.lr", 0.01)
     assert found.optimizer_problem == ""
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpuplan_job import user_code
@@ -16,6 +15,8 @@ from gpuplan_job.finder.errors import FindLrError
 from gpuplan_job.finder.learner import Lightning, peak_rates, usable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
     from torch.optim import Optimizer
 
@@ -48,10 +49,7 @@ def look(network: nn.Module) -> tuple[OwnOptimizer | None, str]:
     try:
         with learner.attached(_STEPS):
             before = usable(learner.optimizer())
-            follows, fixed = (False, len(before.param_groups))
-            if stated is not None:
-                follows, fixed = _follows(learner, stated, before)
-            schedule = _has_schedule(learner.module.configure_optimizers())
+            follows = stated is not None and _follows(learner, stated[2], before)
     except FindLrError as error:
         return None, f"{error.problem}; {error.fix}"
     except Exception as error:
@@ -62,26 +60,22 @@ def look(network: nn.Module) -> tuple[OwnOptimizer | None, str]:
         kind=_KINDS.get(type(before).__name__, "other"),
         momentum=_number(group, "momentum"),
         weight_decay=_number(group, "weight_decay"),
-        schedule=schedule,
         learning_rate=max(peak_rates(before)),
         rate_at=_place(learner, stated),
         follows=follows,
-        fixed_groups=fixed,
     )
     return found, _problem(found)
 
 
-def _follows(learner: Lightning, stated: tuple[Any, str, float], before: Optimizer) -> tuple[bool, int]:
-    """Return whether a changed rate reaches the optimizer, and how many parameter groups it does not reach."""
-    _, _, rate = stated
+def _follows(learner: Lightning, rate: float, before: Optimizer) -> bool:
+    """Return whether a changed rate reaches the optimizer."""
     learner.state_rate(rate * _FACTOR)
     try:
         after = learner.optimizer()
     finally:
         learner.state_rate(rate)
     pairs = list(zip(peak_rates(before), peak_rates(after), strict=True))
-    moved = [math.isclose(new, old * _FACTOR, rel_tol=_TOLERANCE) and old > 0 for old, new in pairs]
-    return any(moved), moved.count(False)
+    return any(math.isclose(new, old * _FACTOR, rel_tol=_TOLERANCE) and old > 0 for old, new in pairs)
 
 
 def _problem(found: OwnOptimizer) -> str:
@@ -103,15 +97,6 @@ def _place(learner: Lightning, stated: tuple[Any, str, float] | None) -> str:
         return ""
     holder, name, _ = stated
     return name if holder is learner.module else f"hparams.{name}"
-
-
-def _has_schedule(configured: object) -> bool:
-    if isinstance(configured, Mapping):
-        return configured.get("lr_scheduler") is not None
-    if isinstance(configured, tuple) and len(configured) == 2 and isinstance(configured[1], list):  # noqa: PLR2004 - optimizers, schedules
-        return bool(configured[1])
-    first = configured[0] if isinstance(configured, list | tuple) and configured else None
-    return isinstance(first, Mapping) and first.get("lr_scheduler") is not None
 
 
 def _number(group: Mapping[str, Any], name: str) -> float:

@@ -60,7 +60,7 @@ def check(request: CheckRequest) -> CodeCheck:
         runtime.seed_everything(_SEED)
         network, kind = _model(request, found.description)
         shapes = [own_description.shown(tensor) for tensor in own_description.tensors(found.batch)]
-        loss = _there_and_back(request.model, network, found, shapes)
+        _there_and_back(request.model, network, found, shapes)
         unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
         optimizer, problem = optimizers.look(network) if kind == "lightning" else (None, "")
         network.zero_grad(set_to_none=True)
@@ -69,14 +69,11 @@ def check(request: CheckRequest) -> CodeCheck:
         data=found.description,
         batch=shapes,
         kind=kind,
-        parameters=sum(p.numel() for p in network.parameters()),
-        loss=loss,
         unused=unused,
         optimizer=optimizer,
         optimizer_problem=problem,
         notes=found.notes,
         reads=reads.outside(Path(os.environ.get(user_code.FOLDER_VARIABLE) or Path.cwd())),
-        versions=runtime.versions(),
     )
 
 
@@ -127,8 +124,8 @@ def _model(request: CheckRequest, description: DataDescription) -> tuple[nn.Modu
     return network.train(), "lightning" if is_lightning(network) else "network"
 
 
-def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[str]) -> float:
-    """Run forward and backward pass, gradients left in place, and return the loss."""
+def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[str]) -> None:
+    """Run forward and backward pass and leave the gradients in place."""
     given = f"for a batch of {', '.join(shapes)}"
     loss = _loss(spec, network, found, given)
     if not isinstance(loss, Tensor):
@@ -168,7 +165,6 @@ def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[st
             f"--model {spec}: the loss is {value:.4g}, but the gradient of {names} is not finite on the first batch",
             "look for a root or a norm at 0: its value is finite and its slope is not",
         )
-    return value
 
 
 def _loss(spec: str, network: Any, found: _Data, given: str) -> Any:  # noqa: ANN401 - a user's model and its answer

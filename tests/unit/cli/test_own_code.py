@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from gpuplan.workload.schema import Settings
 
-ADAM = OwnOptimizer("Adam", "adam", 0.0, 0.0, False, 1e-3, "learning_rate", True, 0)  # noqa: FBT003 - fields in order
-FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), [], "lightning", 3, 0.5, [], ADAM, "", [])
+ADAM = OwnOptimizer("Adam", "adam", 0.0, 0.0, 1e-3, "learning_rate", follows=True)
+FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), [], "lightning", [], ADAM, "", [])
 OWN: dict[str, object] = {"workload.model": "net:Net", "workload.data": "net:data"}
 
 
