@@ -41,12 +41,10 @@ class OwnOptimizer:
     kind: OptimizerKind
     momentum: float
     weight_decay: float
-    learning_rate: float
-    """What it starts with, as the model states it."""
     rate_at: str
     """Where the model states its learning rate: `learning_rate`, `hparams.lr`; empty: nowhere that gpuplan looks."""
     follows: bool
-    """Whether the rate of a parameter group changes in proportion to the one stated there."""
+    """Whether another rate stated there is that of a parameter group."""
 
 
 @dataclass(frozen=True)

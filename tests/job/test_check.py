@@ -14,6 +14,7 @@ from gpuplan_job.check.steps import check
 from gpuplan_job.code_check import CheckRequest, CodeCheck
 from gpuplan_job.contract import DataDescription
 from gpuplan_job.failures import JobError
+from gpuplan_job.own_optimizer import configure_own, own_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +132,7 @@ class Net(Base):
     found = own.check(code)
     assert found.optimizer is not None
     assert found.optimizer.name == "AdamW"
-    assert (found.optimizer.rate_at, found.optimizer.learning_rate) == ("hparams.lr", 0.01)
+    assert found.optimizer.rate_at == "hparams.lr"
     assert found.optimizer_problem == ""
 
 
@@ -238,21 +239,31 @@ def test_parameters_that_no_gradient_reaches_are_named(own: Folder) -> None:
     assert found.unused == ["head.weight", "head.bias"]
 
 
-def test_a_learning_rate_that_the_optimizer_does_not_use(own: Folder) -> None:
-    code = "class Net(Base):\n    def configure_optimizers(self): return torch.optim.Adam(self.parameters(), 3e-4)"
-    found = own.check(code)
+@pytest.mark.parametrize(("rate", "at"), [("3e-4", "0.0003"), ("0.5 * self.learning_rate", "0.15")])
+def test_a_learning_rate_that_the_optimizer_does_not_use(own: Folder, rate: str, at: str) -> None:
+    step = f"torch.optim.Adam(self.parameters(), {rate})"
+    found = own.check(f"class Net(Base):\n    def configure_optimizers(self): return {step}")
     assert found.optimizer is not None
     assert not found.optimizer.follows
     assert found.optimizer_problem == (
-        "its Adam does not follow learning_rate: with another value there its learning rate stayed 0.0003; "
-        "use lr=self.learning_rate in configure_optimizers"
+        f"Net.configure_optimizers does not use Net.learning_rate: set to 0.3, its optimizer has {at}; "
+        "build the optimizer with lr=self.learning_rate"
     )
+
+
+def test_the_check_and_the_job_refuse_an_optimizer_in_the_same_words(own: Folder) -> None:
+    code = "class Net(Base):\n    def configure_optimizers(self): return torch.optim.SGD(self.parameters(), 2)\n"
+    problem = own.check(code).optimizer_problem
+    learner = own_module(sys.modules[own.name].Net())
+    with pytest.raises(JobError) as caught:
+        configure_own(learner, learner.module.configure_optimizers, 0.3)
+    assert problem == f"{caught.value.message}; {caught.value.fix}"
 
 
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("torch.optim.Adam(self.layers(), 3e-4)", "it states no learning rate that gpuplan could set"),
+        ("torch.optim.Adam(self.layers(), 3e-4)", "Net has no learning_rate that could be set"),
         ("[torch.optim.SGD(self.layers(), lr=1) for _ in range(2)]", "gives 2 optimizers"),
         ("torch.optim.LBFGS(self.layers(), 1)", "evaluates the loss many times a step"),
     ],

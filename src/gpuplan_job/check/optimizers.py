@@ -6,23 +6,23 @@ Used by `steps`. It constructs optimizers and takes no step with one that stays.
 from __future__ import annotations
 
 import inspect
-import math
 from typing import TYPE_CHECKING, Any
 
 from gpuplan_job import user_code
 from gpuplan_job.code_check import OptimizerKind, OwnOptimizer
 from gpuplan_job.finder.errors import FindLrError
-from gpuplan_job.finder.learner import Lightning, peak_rates, usable
+from gpuplan_job.finder.learner import Lightning, usable
+from gpuplan_job.own_optimizer import no_rate, rate_at, unused_rate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from torch import nn
-    from torch.optim import Optimizer
+
+    from gpuplan_job.failures import JobError
 
 _FACTOR = 3.0
-"""By how much the stated rate is changed to see what follows it."""
-_TOLERANCE = 1e-6
+"""By how much the stated rate is changed, lest the optimizer's own happens to equal it."""
 _STEPS = 1000
 _KINDS: dict[str, OptimizerKind] = {
     "SGD": "sgd",
@@ -48,55 +48,31 @@ def look(network: nn.Module) -> tuple[OwnOptimizer | None, str]:
     stated = learner.stated_rate()
     try:
         with learner.attached(_STEPS):
-            before = usable(learner.optimizer())
-            follows = stated is not None and _follows(learner, stated[2], before)
+            optimizer = usable(learner.optimizer())
+            refusal = _refusal(learner, stated[2]) if stated else no_rate(learner)
     except FindLrError as error:
         return None, f"{error.problem}; {error.fix}"
     except Exception as error:
         raise user_code.failed("configure_optimizers failed", error) from error
-    group = before.param_groups[0]
+    group = optimizer.param_groups[0]
     found = OwnOptimizer(
-        name=type(before).__name__,
-        kind=_KINDS.get(type(before).__name__, "other"),
+        name=type(optimizer).__name__,
+        kind=_KINDS.get(type(optimizer).__name__, "other"),
         momentum=_number(group, "momentum"),
         weight_decay=_number(group, "weight_decay"),
-        learning_rate=max(peak_rates(before)),
-        rate_at=_place(learner, stated),
-        follows=follows,
+        rate_at=rate_at(learner),
+        follows=refusal is None,
     )
-    return found, _problem(found)
+    return found, f"{refusal.message}; {refusal.fix}" if refusal else ""
 
 
-def _follows(learner: Lightning, rate: float, before: Optimizer) -> bool:
-    """Return whether a changed rate reaches the optimizer."""
+def _refusal(learner: Lightning, rate: float) -> JobError | None:
+    """Return what a job would say of the optimizer at another rate than the stated one, None if it would take it."""
     learner.state_rate(rate * _FACTOR)
     try:
-        after = learner.optimizer()
+        return unused_rate(learner, usable(learner.optimizer()), rate * _FACTOR)
     finally:
         learner.state_rate(rate)
-    pairs = list(zip(peak_rates(before), peak_rates(after), strict=True))
-    return any(math.isclose(new, old * _FACTOR, rel_tol=_TOLERANCE) and old > 0 for old, new in pairs)
-
-
-def _problem(found: OwnOptimizer) -> str:
-    if not found.rate_at:
-        return (
-            "it states no learning rate that gpuplan could set; give it self.learning_rate (or self.lr), and let "
-            "configure_optimizers use it"
-        )
-    if not found.follows:
-        return (
-            f"its {found.name} does not follow {found.rate_at}: with another value there its learning rate stayed "
-            f"{found.learning_rate:g}; use lr=self.{found.rate_at} in configure_optimizers"
-        )
-    return ""
-
-
-def _place(learner: Lightning, stated: tuple[Any, str, float] | None) -> str:
-    if stated is None:
-        return ""
-    holder, name, _ = stated
-    return name if holder is learner.module else f"hparams.{name}"
 
 
 def _number(group: Mapping[str, Any], name: str) -> float:
