@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from gpuplan_job import user_code
 from gpuplan_job.failures import JobError
+from gpuplan_job.lightning_methods import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 FLAG = "--data"
 _PREPARED = "data-prepared"
-_LIGHTNINGS_OWN = {"LightningDataModule", "DataHooks"}
-"""Classes whose versions of the methods do nothing or raise."""
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _PLAIN_SAMPLERS = (RandomSampler, SequentialSampler, DistributedSampler)
 
@@ -99,7 +98,7 @@ def batch(spec: str, own: OwnData, size: int) -> Any:  # noqa: ANN401 - whatever
 
 def _of_module(spec: str, module: Any, once: Path | None) -> OwnData:  # noqa: ANN401 - a user's class
     for hook in _HOOKS:
-        if _owner(module, hook) is not None:
+        if writer(module, hook) is not None:
             raise JobError(
                 "usage",
                 f"{FLAG} {spec} has {hook} of its own, and gpuplan calls such hooks of the model alone",
@@ -135,7 +134,7 @@ def _prepare(spec: str, module: Any, once: Path | None) -> None:  # noqa: ANN401
 
 def _call(spec: str, module: Any, method: str, *arguments: str) -> Any:  # noqa: ANN401 - a user's class
     """Return what a method gives; None where the class has none of its own."""
-    if _owner(module, method) is None:
+    if writer(module, method) is None:
         return None
     try:
         return getattr(module, method)(*arguments)
@@ -143,12 +142,6 @@ def _call(spec: str, module: Any, method: str, *arguments: str) -> Any:  # noqa:
         raise
     except Exception as error:
         raise user_code.failed(f"{FLAG} {spec}: {method} failed", error) from error
-
-
-def _owner(module: Any, method: str) -> type | None:  # noqa: ANN401 - a user's class
-    """Return the user's class that defines a method; None where only Lightning's does."""
-    kind = next((kind for kind in type(module).__mro__ if method in vars(kind)), None)
-    return None if kind is None or kind.__name__ in _LIGHTNINGS_OWN else kind
 
 
 def _of_loader(spec: str, loader: Any, part: str, notes: list[str]) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:  # noqa: ANN401 - a user's

@@ -298,6 +298,40 @@ def test_a_validation_step_that_fails_is_met_before_an_epoch_is_paid_for(own: Fo
     assert "TypeError" in failure.message
 
 
+def test_a_validation_step_is_called_as_a_training_calls_it(own: Folder) -> None:
+    code = """
+class Net(Base):
+    def on_validation_start(self):
+        self.sums = []
+    def on_validation_epoch_start(self):
+        self.sums.append(0.0)
+    def validation_step(self, batch):
+        self.sums[0] += F.cross_entropy(self.body(batch[0]), batch[1]).item()
+class Any(Base):
+    def training_step(self, *args):
+        return super().training_step(*args)
+    def validation_step(self, *args):
+        batch, index = args
+class Fails(Base):
+    def on_validation_epoch_start(self):
+        self.sums.clear()
+    def validation_step(self, batch, index): pass
+"""
+    assert own.check(code).kind == "lightning"
+    assert own.check(code, "Any").kind == "lightning"
+    assert "on_validation_epoch_start failed on a batch of training data: net.py:" in own.refused(code, "Fails").message
+
+
+def test_what_only_a_real_trainer_knows_is_no_fault_of_a_validation(own: Folder) -> None:
+    code = """
+class Net(Base):
+    def on_validation_start(self):
+        self.batches = self.trainer.num_val_batches[0]
+    def validation_step(self, batch, index): pass
+"""
+    assert own.check(code).kind == "lightning"
+
+
 def test_a_model_without_anything_to_train_is_refused(own: Folder) -> None:
     code = "class Net(Base):\n    def __init__(self):\n        super().__init__()\n        self.requires_grad_(False)\n"
     assert "no parameter to train" in own.refused(code).message

@@ -5,13 +5,13 @@ Used by `steps`. It constructs optimizers and takes no step with one that stays.
 
 from __future__ import annotations
 
-import inspect
 from typing import TYPE_CHECKING, Any
 
 from gpuplan_job import user_code
 from gpuplan_job.code_check import OptimizerKind, OwnOptimizer
 from gpuplan_job.finder.errors import FindLrError
 from gpuplan_job.finder.learner import Lightning, usable
+from gpuplan_job.lightning_methods import writer
 from gpuplan_job.own_optimizer import no_rate, rate_at, unused_rate
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def look(network: nn.Module) -> tuple[OwnOptimizer | None, str]:
         JobError: configure_optimizers fails.
     """
     learner = Lightning(network)
-    if "configure_optimizers" not in _written(network):
+    if writer(network, "configure_optimizers") is None:
         return None, ""
     stated = learner.stated_rate()
     try:
@@ -78,9 +78,3 @@ def _refusal(learner: Lightning, rate: float) -> JobError | None:
 def _number(group: Mapping[str, Any], name: str) -> float:
     value = group.get(name, 0.0)
     return float(value) if isinstance(value, float | int) else 0.0
-
-
-def _written(network: nn.Module) -> set[str]:
-    """Return the names that a user's classes define, Lightning's own aside."""
-    kinds = [kind for kind in inspect.getmro(type(network)) if kind.__name__ != "LightningModule"]
-    return {name for kind in kinds for name in vars(kind)}

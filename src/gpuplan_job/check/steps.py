@@ -23,10 +23,11 @@ from gpuplan_job.check.reads import Reads, stored
 from gpuplan_job.code_check import CheckRequest, CodeCheck, ModelKind
 from gpuplan_job.failures import JobError
 from gpuplan_job.finder.errors import FindLrError
-from gpuplan_job.finder.learner import Lightning, is_lightning
+from gpuplan_job.finder.learner import Lightning, StandIn, is_lightning
+from gpuplan_job.lightning_methods import step_arguments, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from gpuplan_job.contract import DataDescription
 
@@ -37,6 +38,8 @@ _LOOKED_AT = 16
 """Samples that are read to see how many bytes are stored for one."""
 _SHOWN = 5
 _LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+_BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
+"""Hooks in which modules make what their validation step adds to."""
 _STEPS = 1000
 """Optimizer steps of the training that a LightningModule is told it is a part of."""
 
@@ -201,21 +204,24 @@ def _loss_of_network(spec: str, network: nn.Module, batch: Any, given: str) -> A
 
 
 def _validate(spec: str, network: Any, found: _Data) -> None:  # noqa: ANN401 - a user's model
-    """Run the validation step once: an error in it would cost a whole epoch."""
-    step: Callable[..., Any] | None = getattr(network, "validation_step", None)
-    if not is_lightning(network) or step is None or "validation_step" not in _methods_of_user(network):
+    """Run the validation step once, as an epoch's first: an error in it would cost a whole epoch."""
+    if not is_lightning(network) or writer(network, "validation_step") is None:
         return
     learner = Lightning(network)
     network.eval()
+    called = ""
     try:
         with learner.attached(_STEPS), torch.no_grad():
-            step(learner.moved(found.batch, torch.device("cpu")), 0)
+            for called in _BEFORE_VALIDATION:
+                getattr(network, called)()
+            called = "validation_step"
+            step = network.validation_step
+            step(*step_arguments(step, learner.moved(found.batch, torch.device("cpu")), 0))
     except Exception as error:
-        raise user_code.failed(f"--model {spec}: validation_step failed on a batch of training data", error) from error
-
-
-def _methods_of_user(network: nn.Module) -> set[str]:
-    return {name for kind in type(network).__mro__ if kind.__name__ != "LightningModule" for name in vars(kind)}
+        # What the stand-in of a trainer does not know says nothing about the user's code.
+        if isinstance(error, AttributeError) and isinstance(error.obj, StandIn):
+            return
+        raise user_code.failed(f"--model {spec}: {called} failed on a batch of training data", error) from error
 
 
 @contextlib.contextmanager
