@@ -87,11 +87,11 @@ def batch(spec: str, own: OwnData, size: int) -> Any:  # noqa: ANN401 - whatever
         index = place * count(own.train) // size
         try:
             samples.append(own.train[index])
-        except Exception as error:
+        except user_code.FAILURES as error:
             raise user_code.failed(f"{FLAG} {spec}: training sample {index} cannot be read", error) from error
     try:
         return own.train_collate(samples)
-    except Exception as error:
+    except user_code.FAILURES as error:
         fix = "samples must be tensors of one shape, arrays or numbers; or give the DataLoader a collate_fn"
         raise user_code.failed(f"{FLAG} {spec}: no batch can be made of {size} samples", error, fix) from error
 
@@ -140,7 +140,7 @@ def _call(spec: str, module: Any, method: str, *arguments: str) -> Any:  # noqa:
         return getattr(module, method)(*arguments)
     except JobError:
         raise
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"{FLAG} {spec}: {method} failed", error) from error
 
 
@@ -194,7 +194,7 @@ def _checked(spec: str, data: Any, role: str) -> Dataset[Any]:  # noqa: ANN401 -
         raise JobError("usage", f"{what} are a {name} without __len__ and __getitem__", "return a map-style data set")
     try:
         samples = len(data)
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"{what} have no length", error) from error
     if samples == 0:
         fix = "check where it looks for them: a relative path is taken from the folder of the code"

@@ -105,6 +105,13 @@ def test_a_process_that_just_ends_is_said_to_have_ended(code: Packed, tmp_path: 
         checked(REQUEST, code, tmp_path, lambda _: None, Payload(Failed(None, "Segmentation fault")))
 
 
+def test_a_process_that_ends_well_and_leaves_no_answer_has_failed() -> None:
+    # A module that does nothing when it is run, as a process does that a user's code ended.
+    assert PayloadProcess().ask("gpuplan_job.atomic", REQUEST, None) == Failed(
+        None, "the code ended its process with status 0, before there was an answer"
+    )
+
+
 def test_without_pytorch_there_is_no_check_and_the_reason_is_known(code: Packed, tmp_path: Path) -> None:
     payload = Payload(FOUND.to_json(), torch=None)
     found = checked(REQUEST, code, tmp_path, lambda _: None, payload)

@@ -173,6 +173,26 @@ def test_an_import_that_fails(own: Folder) -> None:
     assert "install it here" in failure.fix
 
 
+@pytest.mark.parametrize(
+    ("code", "what"),
+    [
+        ("import sys\nsys.exit(0)", "--model net:Net: importing it failed: net.py:{}, in <module>"),
+        (
+            "import sys\nclass Net(Base):\n    def training_step(self, batch): sys.exit(0)",
+            (
+                "--model net:Net: training_step failed, for a batch of float32 [2, 1, 8, 8], int64 [2]: "
+                "net.py:{}, in training_step"
+            ),
+        ),
+    ],
+)
+def test_code_that_ends_the_process_is_named_by_file_and_line(own: Folder, code: str, what: str) -> None:
+    failure = own.refused(code)
+    line = len(NET.splitlines()) + len(code.splitlines())
+    assert failure.message == f"{what.format(line)}: it calls sys.exit(0), which would end the job"
+    assert failure.fix == "keep what ends a program below `if __name__ == '__main__':`"
+
+
 def test_a_syntax_error(own: Folder) -> None:
     failure = own.refused("class Net(Base:\n    pass")
     assert failure.message.startswith(f"--model net:Net: net.py:{len(NET.splitlines()) + 1}: ")

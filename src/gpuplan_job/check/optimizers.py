@@ -52,7 +52,7 @@ def look(network: nn.Module) -> tuple[OwnOptimizer | None, str]:
             refusal = _refusal(learner, stated[2]) if stated else no_rate(learner)
     except FindLrError as error:
         return None, f"{error.problem}; {error.fix}"
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed("configure_optimizers failed", error) from error
     group = optimizer.param_groups[0]
     found = OwnOptimizer(

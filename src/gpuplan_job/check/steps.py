@@ -158,7 +158,7 @@ def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[st
         )
     try:
         loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: the backward pass failed, {given}", error) from error
     broken = [name for name, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     if broken:
@@ -179,7 +179,7 @@ def _loss(spec: str, network: Any, found: _Data, given: str) -> Any:  # noqa: AN
             return learner.loss_of(learner.moved(found.batch, torch.device("cpu")), 0)
     except FindLrError as error:
         raise JobError("user-code", f"--model {spec}: {error.problem}", error.fix) from error
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: training_step failed, {given}", error) from error
 
 
@@ -193,13 +193,13 @@ def _loss_of_network(spec: str, network: nn.Module, batch: Any, given: str) -> A
     inputs, targets = batch
     try:
         output = network(inputs)
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: the forward pass failed, {given}", error) from error
     try:
         return network_loss.mean(network, output, targets, 0.0)
     except JobError:
         raise
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: its loss failed, {given}", error) from error
 
 
@@ -217,7 +217,7 @@ def _validate(spec: str, network: Any, found: _Data) -> None:  # noqa: ANN401 - 
             called = "validation_step"
             step = network.validation_step
             step(*step_arguments(step, learner.moved(found.batch, torch.device("cpu")), 0))
-    except Exception as error:
+    except user_code.FAILURES as error:
         # What the stand-in of a trainer does not know says nothing about the user's code.
         if isinstance(error, AttributeError) and isinstance(error.obj, StandIn):
             return
