@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import linecache
 import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from gpuplan_job import user_code
+from gpuplan_job.check import reads
 from gpuplan_job.check.steps import check
 from gpuplan_job.code_check import CheckRequest, CodeCheck
 from gpuplan_job.contract import DataDescription
@@ -86,6 +88,12 @@ def test_a_module_that_is_right_is_described(own: Folder) -> None:
     assert found.optimizer_problem == ""
     assert found.reads == {}
     assert CodeCheck.from_json(found.to_json()) == found
+
+
+def test_a_source_that_is_shown_in_a_trace_is_no_data(own: Folder) -> None:
+    # Without a GPU torch keeps the trace of each seeding; Python reads the lines in it that it has no more.
+    linecache.clearcache()
+    assert own.check("class Net(Base): pass").reads == {}
 
 
 def test_a_network_with_classes_or_a_loss_of_its_own_needs_no_lightning(own: Folder) -> None:
@@ -386,3 +394,17 @@ def test_files_outside_the_code_are_remembered_with_size_and_time(
     assert found.data.sample == "float32 [64]"
     assert (found.data.train_samples, found.data.val_samples, found.data.classes) == (6, 6, 3)
     assert found.data.bytes_per_sample == pytest.approx(4 / 6), "one file of four bytes serves six samples"
+
+
+def test_a_folder_whose_name_begins_like_one_of_the_system_is_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("proc/1", "processed/1"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("four")
+    monkeypatch.setattr(reads, "_SYSTEM", (str(tmp_path / "proc"),))
+    listener = reads.Reads()
+    with listener.listening():
+        for name in ("proc/1", "processed/1"):
+            (tmp_path / name).read_text()
+    assert list(listener.outside(tmp_path / "code")) == [str(tmp_path / "processed/1")]
