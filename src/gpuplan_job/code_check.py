@@ -41,16 +41,10 @@ class OwnOptimizer:
     kind: OptimizerKind
     momentum: float
     weight_decay: float
-    schedule: bool
-    """Whether it comes with a learning-rate schedule."""
-    learning_rate: float
-    """What it starts with, as the model states it."""
     rate_at: str
     """Where the model states its learning rate: `learning_rate`, `hparams.lr`; empty: nowhere that gpuplan looks."""
     follows: bool
-    """Whether each parameter group's rate is proportional to the one stated there, or at least one group's is."""
-    fixed_groups: int
-    """Parameter groups whose rate stays as it is whatever is stated."""
+    """Whether another rate stated there is that of a parameter group."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +57,6 @@ class CodeCheck(Document):
     batch: list[str]
     """Type and shape of each tensor of a batch of two, such as `float32 [2, 1, 8, 8]`."""
     kind: ModelKind
-    parameters: int
-    """Elements of all of them."""
-    loss: float
     unused: list[str]
     """Parameters that ask for a gradient and get none: DDP waits for it, or fails."""
     optimizer: OwnOptimizer | None
@@ -77,7 +68,6 @@ class CodeCheck(Document):
     reads: dict[str, list[int]] = field(default_factory=dict)
     """Files and folders outside the shipped code that were opened, with size in bytes and time of change in
     nanoseconds: what was checked is no longer true when they change."""
-    versions: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse sizes and times that are none."""

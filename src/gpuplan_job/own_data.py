@@ -23,6 +23,7 @@ from torch.utils.data import (
 
 from gpuplan_job import user_code
 from gpuplan_job.failures import JobError
+from gpuplan_job.lightning_methods import writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
 
 FLAG = "--data"
 _PREPARED = "data-prepared"
-_LIGHTNINGS_OWN = {"LightningDataModule", "DataHooks"}
-"""Classes whose versions of the methods do nothing or raise."""
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _PLAIN_SAMPLERS = (RandomSampler, SequentialSampler, DistributedSampler)
 
@@ -88,18 +87,18 @@ def batch(spec: str, own: OwnData, size: int) -> Any:  # noqa: ANN401 - whatever
         index = place * count(own.train) // size
         try:
             samples.append(own.train[index])
-        except Exception as error:
+        except user_code.FAILURES as error:
             raise user_code.failed(f"{FLAG} {spec}: training sample {index} cannot be read", error) from error
     try:
         return own.train_collate(samples)
-    except Exception as error:
+    except user_code.FAILURES as error:
         fix = "samples must be tensors of one shape, arrays or numbers; or give the DataLoader a collate_fn"
         raise user_code.failed(f"{FLAG} {spec}: no batch can be made of {size} samples", error, fix) from error
 
 
 def _of_module(spec: str, module: Any, once: Path | None) -> OwnData:  # noqa: ANN401 - a user's class
     for hook in _HOOKS:
-        if _owner(module, hook) is not None:
+        if writer(module, hook) is not None:
             raise JobError(
                 "usage",
                 f"{FLAG} {spec} has {hook} of its own, and gpuplan calls such hooks of the model alone",
@@ -135,20 +134,14 @@ def _prepare(spec: str, module: Any, once: Path | None) -> None:  # noqa: ANN401
 
 def _call(spec: str, module: Any, method: str, *arguments: str) -> Any:  # noqa: ANN401 - a user's class
     """Return what a method gives; None where the class has none of its own."""
-    if _owner(module, method) is None:
+    if writer(module, method) is None:
         return None
     try:
         return getattr(module, method)(*arguments)
     except JobError:
         raise
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"{FLAG} {spec}: {method} failed", error) from error
-
-
-def _owner(module: Any, method: str) -> type | None:  # noqa: ANN401 - a user's class
-    """Return the user's class that defines a method; None where only Lightning's does."""
-    kind = next((kind for kind in type(module).__mro__ if method in vars(kind)), None)
-    return None if kind is None or kind.__name__ in _LIGHTNINGS_OWN else kind
 
 
 def _of_loader(spec: str, loader: Any, part: str, notes: list[str]) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:  # noqa: ANN401 - a user's
@@ -201,7 +194,7 @@ def _checked(spec: str, data: Any, role: str) -> Dataset[Any]:  # noqa: ANN401 -
         raise JobError("usage", f"{what} are a {name} without __len__ and __getitem__", "return a map-style data set")
     try:
         samples = len(data)
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"{what} have no length", error) from error
     if samples == 0:
         fix = "check where it looks for them: a relative path is taken from the folder of the code"

@@ -1,6 +1,6 @@
 """The optimizer that a user's LightningModule configures, at a learning rate that it is given.
 
-Called by `lightning_subject` and `learner`. It knows Lightning by its method names and does not import it.
+Called by `lightning_subject`, `learner` and `check`. It knows Lightning by its method names and does not import it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
+    from torch.optim import Optimizer
 
 _SAME = 1e-6
 """Relative difference of learning rates that counts as none."""
@@ -40,21 +41,45 @@ def configure_own(own: Lightning, configure: Callable[[], Any], learning_rate: f
     Raises:
         JobError: the module states no learning rate, or does not use the one it states.
     """
-    name = type(own.module).__name__
     if not own.state_rate(learning_rate):
-        raise JobError(
-            "user-code",
-            f"{name} has no learning_rate that could be set",
-            "keep it as self.learning_rate (or self.lr, or by save_hyperparameters) for configure_optimizers to use",
-        )
+        raise no_rate(own)
     result = configure()
-    rates = peak_rates(own.only(result))
-    if not any(abs(rate - learning_rate) <= _SAME * learning_rate for rate in rates):
-        shown = ", ".join(f"{rate:g}" for rate in rates)
-        raise JobError(
-            "user-code",
-            f"{name}.configure_optimizers does not use {name}.learning_rate: set to {learning_rate:g}, its optimizer "
-            f"has {shown}",
-            "build the optimizer with lr=self.learning_rate",
-        )
+    unused = unused_rate(own, own.only(result), learning_rate)
+    if unused:
+        raise unused
     return result
+
+
+def no_rate(own: Lightning) -> JobError:
+    """Return the refusal of a module that states no learning rate."""
+    return JobError(
+        "user-code",
+        f"{type(own.module).__name__} has no learning_rate that could be set",
+        "keep it as self.learning_rate (or self.lr, or by save_hyperparameters) for configure_optimizers to use",
+    )
+
+
+def unused_rate(own: Lightning, optimizer: Optimizer, learning_rate: float) -> JobError | None:
+    """Return the refusal of an optimizer that was configured at `learning_rate`, and none of whose groups is at it.
+
+    A multiple of it will not do: what was found is the rate of the optimizer, and is shown as such.
+    """
+    rates = peak_rates(optimizer)
+    if any(abs(rate - learning_rate) <= _SAME * learning_rate for rate in rates):
+        return None
+    name, place = type(own.module).__name__, rate_at(own)
+    shown = ", ".join(f"{rate:g}" for rate in rates)
+    return JobError(
+        "user-code",
+        f"{name}.configure_optimizers does not use {name}.{place}: set to {learning_rate:g}, its optimizer has {shown}",
+        f"build the optimizer with lr=self.{place}",
+    )
+
+
+def rate_at(own: Lightning) -> str:
+    """Return where a module states its learning rate: `learning_rate`, `hparams.lr`; empty: nowhere that we look."""
+    stated = own.stated_rate()
+    if stated is None:
+        return ""
+    holder, name, _ = stated
+    return name if holder is own.module else f"hparams.{name}"

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FOLDER_VARIABLE = "GPUPLAN_USER_CODE"
 """Environment variable of a job's processes: the folder of the shipped code, in which they start."""
+FAILURES = (Exception, SystemExit)
+"""What a user's code may raise that is its failure: a script ends in sys.exit, and would take our process with it."""
 _INSTALLED = ("site-packages", "dist-packages")
 _EXECUTABLE = 0o755
 _MOST_SEARCHED = 1000
@@ -98,7 +100,7 @@ def load(spec: str, flag: str) -> Any:  # noqa: ANN401 - whatever the user named
         raise JobError("user-code", f"{flag} {spec}: {place}: {error.msg}", "correct it") from error
     except ImportError as error:
         raise _missing(spec, flag, error) from error
-    except Exception as error:
+    except FAILURES as error:
         raise failed(f"{flag} {spec}: importing it failed", error) from error
     path = module_name
     for part in attribute.split("."):
@@ -124,7 +126,7 @@ def construct(spec: str, arguments: Mapping[str, Any], flag: str) -> Any:  # noq
         return found(**arguments)
     except JobError:
         raise
-    except Exception as error:
+    except FAILURES as error:
         raise failed(f"{flag} {spec} cannot be constructed", error) from error
 
 
@@ -133,6 +135,9 @@ def failed(what: str, error: BaseException, fix: str = "") -> JobError:
     place = where(error)
     said = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
     at = f"correct {place.partition(',')[0]}" if place else "correct it"
+    if isinstance(error, SystemExit):
+        said = f"it calls sys.exit({'' if error.code is None else repr(error.code)}), which would end the job"
+        at = "keep what ends a program below `if __name__ == '__main__':`"
     return JobError("user-code", f"{what}: {f'{place}: ' if place else ''}{said}", fix or at)
 
 

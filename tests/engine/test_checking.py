@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from gpuplan_job.document import Document
 
 REQUEST = CheckRequest("net:Net", {}, "net:data", {}, None, None, here=False)
-FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), ["float32 [2, 1]"], "network", 3, 0.5, [], None, "", [])
+FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), ["float32 [2, 1]"], "network", [], None, "", [])
 
 
 class Payload(PayloadProcess):
@@ -103,6 +103,13 @@ def test_a_failure_is_the_users_to_correct_with_the_command_that_checks_again(co
 def test_a_process_that_just_ends_is_said_to_have_ended(code: Packed, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="ended early: Segmentation fault"):
         checked(REQUEST, code, tmp_path, lambda _: None, Payload(Failed(None, "Segmentation fault")))
+
+
+def test_a_process_that_ends_well_and_leaves_no_answer_has_failed() -> None:
+    # A module that does nothing when it is run, as a process does that a user's code ended.
+    assert PayloadProcess().ask("gpuplan_job.atomic", REQUEST, None) == Failed(
+        None, "the code ended its process with status 0, before there was an answer"
+    )
 
 
 def test_without_pytorch_there_is_no_check_and_the_reason_is_known(code: Packed, tmp_path: Path) -> None:

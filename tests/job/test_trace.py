@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SMALL = InputSpec("images", height=32, width=32, classes=10)
 OWN = """
+import pytorch_lightning as pl
 import torch
 from torch import nn
 from helper_of_net import WIDTH
@@ -68,6 +69,28 @@ class Asks(nn.Module):
     def forward(self, images):
         found = self.head(images.flatten(1))
         return found if found.sum() > 0 else found * 2
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one = nn.Linear(3 * 32 * 32, 10)
+        self.other = nn.Linear(3 * 32 * 32, 4)
+    def forward(self, images):
+        return {"one": self.one(images.flatten(1)), "other": self.other(images.flatten(1))}
+    def loss(self, outputs, targets):
+        return nn.functional.mse_loss(outputs["one"], outputs["other"].sum(1, keepdim=True).expand(-1, 10))
+
+class Hooked(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = Net()
+    def on_after_batch_transfer(self, batch, index):
+        images, labels = batch
+        return {"images": images * 2, "labels": labels}
+    def training_step(self, batch):
+        return nn.functional.cross_entropy(self.net(batch["images"]), batch["labels"])
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
 def fails():
     raise RuntimeError("no weights here")
@@ -209,6 +232,19 @@ def test_a_network_of_the_user_s_own_is_traced_with_the_files_it_came_from(own: 
     assert sum(step.trainable) == 4 * (16 * 27 + 16 + 160 + 10)
     here = {Path(path).name for path in step.sources if Path(path).parent == Path.cwd()}
     assert here == {"helper_of_net.py", "net_of_mine.py"}
+
+
+def test_a_network_is_traced_under_its_own_loss_whatever_it_returns(own: str) -> None:
+    step = trace(TraceRequest(f"{own}:Pair", SMALL, "fp32"))
+    assert {"mse_loss", "mse_loss_backward"} <= set(step.operations.name)
+    assert sorted(step.allocations.per_sample[number] for number in step.outputs) == [4 * 4, 10 * 4]
+
+
+def test_a_module_s_transfer_hooks_make_the_batch_that_its_step_takes(own: str) -> None:
+    plain, hooked = (trace(TraceRequest(f"{own}:{name}", SMALL, "fp32")) for name in ("Lit", "Hooked"))
+    assert hooked.inputs == plain.inputs, "the batch that is sent is the loader's"
+    made = sum(hooked.allocations.per_sample) - sum(plain.allocations.per_sample)
+    assert made == 4 * 3 * 32 * 32, "and the one that is made of it lies on the GPU beside it"
 
 
 def test_tied_weights_count_once(own: str) -> None:

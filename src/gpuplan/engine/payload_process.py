@@ -92,7 +92,10 @@ class PayloadProcess:
                 return Failed(None, f"it took more than {LONGEST_SECONDS // 60} minutes")
             if done.returncode != 0:
                 return _failed(done.stderr, done.returncode)
-            return made.read_text(encoding="utf-8")
+            try:
+                return made.read_text(encoding="utf-8")
+            except FileNotFoundError:  # what it imports may end it, and call that a success
+                return Failed(None, "the code ended its process with status 0, before there was an answer")
 
 
 def _failed(stderr: str, status: int) -> Failed:

@@ -32,6 +32,9 @@ _SECRETS = GitIgnoreSpec.from_lines(
         *("secrets.yaml", "secrets.yml", ".aws/", ".ssh/", ".gnupg/", ".kube/", ".docker/"),
     ]
 )
+_NAMED_ALIKE = "it may hold a secret"
+_PLAIN = "plain"
+"""A name that nobody gives to a secret."""
 _SAVED_PLAN = b'"schema": "gpuplan.plan/'
 _SHOWN = 3
 _GIT_SECONDS = 60
@@ -52,7 +55,7 @@ class CodeFiles:
         found = []
         for reason, names in self.left_out.items():
             more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-            found.append(f"not sent: {', '.join(names[:_SHOWN])}{more} ({reason}; --include sends it)")
+            found.append(f"not sent: {', '.join(names[:_SHOWN])}{more} ({reason}; --include NAME sends it)")
         return found
 
 
@@ -63,9 +66,9 @@ def code_files(
 
     In a git repository they are those that git tracks and those that it would, with the contents of submodules that
     are checked out; elsewhere all that are not hidden. `include` and `exclude` are patterns as in a .gitignore: the
-    first adds files that this leaves out, the second removes any. Environments, bytecode, gpuplan's own settings, saved
-    plans, what lies in `without`, and files named as secrets are not sent; a link to a file of the folder is sent as
-    that file.
+    first adds files that this leaves out, the second removes any. Git's own files, environments, bytecode, gpuplan's
+    own settings, saved plans and what lies in `without` are never sent, files named as secrets only where a pattern of
+    `include` names them; a link to a file of the folder is sent as that file.
 
     Raises:
         UsageError: a pattern that is none, git that fails, or too many files for a folder of code.
@@ -81,14 +84,17 @@ def code_files(
 
     inside = [path.resolve() for path in without]
     kept = {name for name in names if not _never(folder, name, inside) and _sendable(folder, name, leave)}
-    kept = {name for name in kept if not _SECRETS.match_file(name) or leave(name, "it may hold a secret")}
+    kept = {name for name in kept if not _SECRETS.match_file(name) or leave(name, _NAMED_ALIKE)}
     if include:
         every = _bounded(folder, _walked(folder, hidden=True))
-        added = {name for name in every if wanted.match_file(name) and (folder / name).is_file()}
+        added = {name for name in every if wanted.match_file(name) and not _never(folder, name, inside)}
+        added = {name for name in added if (folder / name).is_file()}
+        unasked = {name for name in added if _SECRETS.match_file(name) and not _named(name, include)}
+        added = {name for name in added if name not in unasked or leave(name, _NAMED_ALIKE)}
         left_out = {reason: [n for n in left if n not in added] for reason, left in left_out.items()}
         kept |= added
     chosen = tuple(sorted(name for name in kept if not unwanted.match_file(name)))
-    shown = {reason: sorted(n for n in left if not unwanted.match_file(n)) for reason, left in left_out.items()}
+    shown = {reason: sorted({n for n in left if not unwanted.match_file(n)}) for reason, left in left_out.items()}
     return CodeFiles(folder, chosen, {reason: left for reason, left in shown.items() if left}, by_git)
 
 
@@ -185,6 +191,14 @@ def _never(folder: Path, name: str, inside: list[Path]) -> bool:
     if any((folder.joinpath(*parts[:end]) / _VENV_MARK).exists() for end in range(1, len(parts))):
         return True
     return name.endswith(".json") and _is_saved_plan(path)
+
+
+def _named(name: str, include: Sequence[str]) -> bool:
+    """Tell whether a pattern means this secret, and not just any file that lies where it does, as `data/` or `*` do."""
+    parts = name.split("/")
+    plain = "/".join(_PLAIN if any(_SECRETS.match_files([part, f"{part}/{_PLAIN}"])) else part for part in parts)
+    patterns = (_patterns("--include", [line]) for line in include)
+    return any(pattern.match_file(name) and not pattern.match_file(plain) for pattern in patterns)
 
 
 def _is_saved_plan(path: Path) -> bool:

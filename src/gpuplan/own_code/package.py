@@ -61,6 +61,12 @@ def pack(
             the name of one that the training itself needs.
     """
     found = code_files(folder, include, exclude, without)
+    if MANIFEST in found.names:
+        raise UsageError(
+            f"{MANIFEST} is the name of the list that gpuplan puts beside your code",
+            why="one of the two files would take the place of the other",
+            fix=f"rename it, or --exclude '/{MANIFEST}'",
+        )
     sizes = _sizes(found)
     _check_size(folder, sizes, most_mb)
     notes = [*found.notes(), *_check_names(found.names)]

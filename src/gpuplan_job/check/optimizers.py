@@ -5,23 +5,24 @@ Used by `steps`. It constructs optimizers and takes no step with one that stays.
 
 from __future__ import annotations
 
-import inspect
-import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from gpuplan_job import user_code
 from gpuplan_job.code_check import OptimizerKind, OwnOptimizer
 from gpuplan_job.finder.errors import FindLrError
-from gpuplan_job.finder.learner import Lightning, peak_rates, usable
+from gpuplan_job.finder.learner import Lightning, usable
+from gpuplan_job.lightning_methods import writer
+from gpuplan_job.own_optimizer import no_rate, rate_at, unused_rate
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from torch import nn
-    from torch.optim import Optimizer
+
+    from gpuplan_job.failures import JobError
 
 _FACTOR = 3.0
-"""By how much the stated rate is changed to see what follows it."""
-_TOLERANCE = 1e-6
+"""By how much the stated rate is changed, lest the optimizer's own happens to equal it."""
 _STEPS = 1000
 _KINDS: dict[str, OptimizerKind] = {
     "SGD": "sgd",
@@ -42,91 +43,38 @@ def look(network: nn.Module) -> tuple[OwnOptimizer | None, str]:
         JobError: configure_optimizers fails.
     """
     learner = Lightning(network)
-    if "configure_optimizers" not in _written(network):
+    if writer(network, "configure_optimizers") is None:
         return None, ""
     stated = learner.stated_rate()
     try:
         with learner.attached(_STEPS):
-            before = usable(learner.optimizer())
-            follows, fixed = (False, len(before.param_groups))
-            if stated is not None:
-                follows, fixed = _follows(learner, stated, before)
-            schedule = _has_schedule(learner.module.configure_optimizers())
+            optimizer = usable(learner.optimizer())
+            refusal = _refusal(learner, stated[2]) if stated else no_rate(learner)
     except FindLrError as error:
         return None, f"{error.problem}; {error.fix}"
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed("configure_optimizers failed", error) from error
-    group = before.param_groups[0]
+    group = optimizer.param_groups[0]
     found = OwnOptimizer(
-        name=type(before).__name__,
-        kind=_KINDS.get(type(before).__name__, "other"),
+        name=type(optimizer).__name__,
+        kind=_KINDS.get(type(optimizer).__name__, "other"),
         momentum=_number(group, "momentum"),
         weight_decay=_number(group, "weight_decay"),
-        schedule=schedule,
-        learning_rate=max(peak_rates(before)),
-        rate_at=_place(learner, stated),
-        follows=follows,
-        fixed_groups=fixed,
+        rate_at=rate_at(learner),
+        follows=refusal is None,
     )
-    return found, _problem(found)
+    return found, f"{refusal.message}; {refusal.fix}" if refusal else ""
 
 
-def _follows(learner: Lightning, stated: tuple[Any, str, float], before: Optimizer) -> tuple[bool, int]:
-    """Return whether a changed rate reaches the optimizer, and how many parameter groups it does not reach."""
-    holder, name, rate = stated
-    _set(holder, name, rate * _FACTOR)
+def _refusal(learner: Lightning, rate: float) -> JobError | None:
+    """Return what a job would say of the optimizer at another rate than the stated one, None if it would take it."""
+    learner.state_rate(rate * _FACTOR)
     try:
-        after = learner.optimizer()
+        return unused_rate(learner, usable(learner.optimizer()), rate * _FACTOR)
     finally:
-        _set(holder, name, rate)
-    pairs = list(zip(peak_rates(before), peak_rates(after), strict=True))
-    moved = [math.isclose(new, old * _FACTOR, rel_tol=_TOLERANCE) and old > 0 for old, new in pairs]
-    return any(moved), moved.count(False)
-
-
-def _problem(found: OwnOptimizer) -> str:
-    if not found.rate_at:
-        return (
-            "it states no learning rate that gpuplan could set; give it self.learning_rate (or self.lr), and let "
-            "configure_optimizers use it"
-        )
-    if not found.follows:
-        return (
-            f"its {found.name} does not follow {found.rate_at}: with another value there its learning rate stayed "
-            f"{found.learning_rate:g}; use lr=self.{found.rate_at} in configure_optimizers"
-        )
-    return ""
-
-
-def _set(holder: Any, name: str, value: float) -> None:  # noqa: ANN401 - a module or its hyperparameters
-    if isinstance(holder, Mapping):
-        holder[name] = value  # type: ignore[index] # Lightning's hyperparameters are a dict
-    else:
-        setattr(holder, name, value)
-
-
-def _place(learner: Lightning, stated: tuple[Any, str, float] | None) -> str:
-    if stated is None:
-        return ""
-    holder, name, _ = stated
-    return name if holder is learner.module else f"hparams.{name}"
-
-
-def _has_schedule(configured: object) -> bool:
-    if isinstance(configured, Mapping):
-        return configured.get("lr_scheduler") is not None
-    if isinstance(configured, tuple) and len(configured) == 2 and isinstance(configured[1], list):  # noqa: PLR2004 - optimizers, schedules
-        return bool(configured[1])
-    first = configured[0] if isinstance(configured, list | tuple) and configured else None
-    return isinstance(first, Mapping) and first.get("lr_scheduler") is not None
+        learner.state_rate(rate)
 
 
 def _number(group: Mapping[str, Any], name: str) -> float:
     value = group.get(name, 0.0)
     return float(value) if isinstance(value, float | int) else 0.0
-
-
-def _written(network: nn.Module) -> set[str]:
-    """Return the names that a user's classes define, Lightning's own aside."""
-    kinds = [kind for kind in inspect.getmro(type(network)) if kind.__name__ != "LightningModule"]
-    return {name for kind in kinds for name in vars(kind)}

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _EVENTS = {"open", "os.listdir", "os.scandir"}
-_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/opt/ml")
+_SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr", "/lib", "/lib32", "/lib64", "/opt/ml")
 _MOST = 5000
 """Files that are remembered; a data set of more is known by its first ones and by its folders."""
 _PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
@@ -29,6 +29,9 @@ class Reads:
     def __init__(self) -> None:
         self._names: dict[str, None] = {}
         self._blocks: list[dict[str, None]] = []
+        # Whoever shows a trace or a warning reads their lines; what the user's code imports comes later.
+        files = [getattr(module, "__file__", None) for module in list(sys.modules.values())]
+        self._loaded = {Path(name).resolve() for name in files if isinstance(name, str)}
         sys.addaudithook(self._heard)
 
     def _heard(self, event: str, arguments: tuple[object, ...]) -> None:
@@ -53,15 +56,15 @@ class Reads:
         """Return what still exists of it outside the code, this Python and the user's caches: size, time of change."""
         own = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
         own += [Path(path).resolve() for path in sysconfig.get_paths().values()]
-        payload = Path(__file__).resolve().parents[1]
         own += [Path(name).expanduser().resolve() for name in ("~/.cache", "~/.config")]
+        own += [code.resolve(), Path(__file__).resolve().parents[1], *map(Path, _SYSTEM)]
         searched = {Path(entry).resolve() for entry in sys.path}  # Python itself lists them to find a module
         found: dict[str, list[int]] = {}
         for name in self._names:
             path = Path(name).resolve()
-            if any(path.is_relative_to(root) for root in (code.resolve(), payload, *own)):
+            if path in searched or path in self._loaded or not path.exists():
                 continue
-            if path in searched or str(path).startswith(_SYSTEM) or not path.exists():
+            if any(path.is_relative_to(root) for root in own):
                 continue
             seen = path.stat()
             found[str(path)] = [seen.st_size, seen.st_mtime_ns]

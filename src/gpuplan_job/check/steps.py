@@ -23,10 +23,11 @@ from gpuplan_job.check.reads import Reads, stored
 from gpuplan_job.code_check import CheckRequest, CodeCheck, ModelKind
 from gpuplan_job.failures import JobError
 from gpuplan_job.finder.errors import FindLrError
-from gpuplan_job.finder.learner import Lightning, is_lightning
+from gpuplan_job.finder.learner import Lightning, StandIn, is_lightning
+from gpuplan_job.lightning_methods import step_arguments, writer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from gpuplan_job.contract import DataDescription
 
@@ -37,6 +38,8 @@ _LOOKED_AT = 16
 """Samples that are read to see how many bytes are stored for one."""
 _SHOWN = 5
 _LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric")
+_BEFORE_VALIDATION = ("on_validation_start", "on_validation_epoch_start")
+"""Hooks in which modules make what their validation step adds to."""
 _STEPS = 1000
 """Optimizer steps of the training that a LightningModule is told it is a part of."""
 
@@ -60,7 +63,7 @@ def check(request: CheckRequest) -> CodeCheck:
         runtime.seed_everything(_SEED)
         network, kind = _model(request, found.description)
         shapes = [own_description.shown(tensor) for tensor in own_description.tensors(found.batch)]
-        loss = _there_and_back(request.model, network, found, shapes)
+        _there_and_back(request.model, network, found, shapes)
         unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
         optimizer, problem = optimizers.look(network) if kind == "lightning" else (None, "")
         network.zero_grad(set_to_none=True)
@@ -69,14 +72,11 @@ def check(request: CheckRequest) -> CodeCheck:
         data=found.description,
         batch=shapes,
         kind=kind,
-        parameters=sum(p.numel() for p in network.parameters()),
-        loss=loss,
         unused=unused,
         optimizer=optimizer,
         optimizer_problem=problem,
         notes=found.notes,
         reads=reads.outside(Path(os.environ.get(user_code.FOLDER_VARIABLE) or Path.cwd())),
-        versions=runtime.versions(),
     )
 
 
@@ -127,8 +127,8 @@ def _model(request: CheckRequest, description: DataDescription) -> tuple[nn.Modu
     return network.train(), "lightning" if is_lightning(network) else "network"
 
 
-def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[str]) -> float:
-    """Run forward and backward pass, gradients left in place, and return the loss."""
+def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[str]) -> None:
+    """Run forward and backward pass and leave the gradients in place."""
     given = f"for a batch of {', '.join(shapes)}"
     loss = _loss(spec, network, found, given)
     if not isinstance(loss, Tensor):
@@ -158,7 +158,7 @@ def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[st
         )
     try:
         loss.backward()  # type: ignore[no-untyped-call] # torch does not type it
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: the backward pass failed, {given}", error) from error
     broken = [name for name, p in network.named_parameters() if p.grad is not None and not torch.isfinite(p.grad).all()]
     if broken:
@@ -168,7 +168,6 @@ def _there_and_back(spec: str, network: nn.Module, found: _Data, shapes: list[st
             f"--model {spec}: the loss is {value:.4g}, but the gradient of {names} is not finite on the first batch",
             "look for a root or a norm at 0: its value is finite and its slope is not",
         )
-    return value
 
 
 def _loss(spec: str, network: Any, found: _Data, given: str) -> Any:  # noqa: ANN401 - a user's model and its answer
@@ -180,7 +179,7 @@ def _loss(spec: str, network: Any, found: _Data, given: str) -> Any:  # noqa: AN
             return learner.loss_of(learner.moved(found.batch, torch.device("cpu")), 0)
     except FindLrError as error:
         raise JobError("user-code", f"--model {spec}: {error.problem}", error.fix) from error
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: training_step failed, {given}", error) from error
 
 
@@ -194,32 +193,35 @@ def _loss_of_network(spec: str, network: nn.Module, batch: Any, given: str) -> A
     inputs, targets = batch
     try:
         output = network(inputs)
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: the forward pass failed, {given}", error) from error
     try:
         return network_loss.mean(network, output, targets, 0.0)
     except JobError:
         raise
-    except Exception as error:
+    except user_code.FAILURES as error:
         raise user_code.failed(f"--model {spec}: its loss failed, {given}", error) from error
 
 
 def _validate(spec: str, network: Any, found: _Data) -> None:  # noqa: ANN401 - a user's model
-    """Run the validation step once: an error in it would cost a whole epoch."""
-    step: Callable[..., Any] | None = getattr(network, "validation_step", None)
-    if not is_lightning(network) or step is None or "validation_step" not in _methods_of_user(network):
+    """Run the validation step once, as an epoch's first: an error in it would cost a whole epoch."""
+    if not is_lightning(network) or writer(network, "validation_step") is None:
         return
     learner = Lightning(network)
     network.eval()
+    called = ""
     try:
         with learner.attached(_STEPS), torch.no_grad():
-            step(learner.moved(found.batch, torch.device("cpu")), 0)
-    except Exception as error:
-        raise user_code.failed(f"--model {spec}: validation_step failed on a batch of training data", error) from error
-
-
-def _methods_of_user(network: nn.Module) -> set[str]:
-    return {name for kind in type(network).__mro__ if kind.__name__ != "LightningModule" for name in vars(kind)}
+            for called in _BEFORE_VALIDATION:
+                getattr(network, called)()
+            called = "validation_step"
+            step = network.validation_step
+            step(*step_arguments(step, learner.moved(found.batch, torch.device("cpu")), 0))
+    except user_code.FAILURES as error:
+        # What the stand-in of a trainer does not know says nothing about the user's code.
+        if isinstance(error, AttributeError) and isinstance(error.obj, StandIn):
+            return
+        raise user_code.failed(f"--model {spec}: {called} failed on a batch of training data", error) from error
 
 
 @contextlib.contextmanager

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gpuplan_job.contract import DataDescription
-from gpuplan_job.data import DataError, _held_out
-from gpuplan_job.data._location import channel
+from gpuplan_job.data import DataError, _held_out, _location
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,6 +55,35 @@ def description(
     )
 
 
+def stated(argument: str, *, shards: bool = False) -> DataDescription:
+    """Return what the argument itself states of data on S3: `s3://BUCKET/PREFIX?train=N&val=N&classes=N&bytes=N`.
+
+    Raises:
+        DataError: it names no bucket and prefix, or a figure is missing or wrong.
+    """
+    location = _location.parse(argument)
+    figures = _location.figures(location, shards=shards)
+    return description(
+        train=figures["train"],
+        val=figures["val"],
+        classes=figures["classes"],
+        bytes_per_sample=float(figures["bytes"]),
+        source=f"stated for {location.uri}, not counted",
+        files=figures.get("shards"),
+    )
+
+
+def pinned(argument: str) -> str:
+    """Return the absolute path of an argument; a location on S3 is the same from anywhere.
+
+    Raises:
+        DataError: the path names nobody's home.
+    """
+    if not argument or _location.is_one(argument):
+        return argument
+    return str(path_of(argument).absolute())
+
+
 def scan(argument: str) -> Folder:
     """List the images below a path.
 
@@ -70,28 +98,28 @@ def scan(argument: str) -> Folder:
         return _scan(path_of(argument))
 
 
-def scan_channel(spec: str, stated: DataDescription) -> Folder:
+def scan_channel(spec: str, told: DataDescription) -> Folder:
     """List the images that were brought from S3 to this machine, once they are as many as the plan was told.
 
     Raises:
         DataError: as `scan`; nothing was brought here, or other counts were stated.
     """
-    root = channel(spec)
+    root = _location.channel(spec)
     with refusing_unreadable(str(root)):
         folder = _scan(root)
-    as_stated(spec, stated, train=len(folder.train), val=len(folder.val), classes=len(folder.classes))
+    as_stated(spec, told, train=len(folder.train), val=len(folder.val), classes=len(folder.classes))
     return folder
 
 
-def as_stated(spec: str, stated: DataDescription, *, train: int, val: int, classes: int) -> None:
+def as_stated(spec: str, told: DataDescription, *, train: int, val: int, classes: int) -> None:
     """Return if what was found is as many as the plan was told.
 
     Raises:
         DataError: it is not.
     """
     found = {"train": train, "val": val, "classes": classes}
-    told = {"train": stated.train_samples, "val": stated.val_samples, "classes": stated.classes}
-    wrong = [f"{name}={found[name]} instead of {told[name]}" for name in found if found[name] != told[name]]
+    planned = {"train": told.train_samples, "val": told.val_samples, "classes": told.classes}
+    wrong = [f"{name}={found[name]} instead of {planned[name]}" for name in found if found[name] != planned[name]]
     if wrong:
         raise DataError(f"{spec} holds other images than the plan was made for: {', '.join(wrong)}; plan with these")
 

@@ -32,6 +32,20 @@ class Location:
     query: str
 
 
+def is_one(argument: str) -> bool:
+    """Tell whether a spec's argument names a location on S3, or is meant to."""
+    return argument.startswith(SCHEME)
+
+
+def uri(argument: str) -> str | None:
+    """Return the `s3://BUCKET/PREFIX/` of an argument that names one, else None.
+
+    Raises:
+        DataError: it is no bucket and prefix.
+    """
+    return parse(argument).uri if is_one(argument) else None
+
+
 def parse(argument: str) -> Location:
     """Return the location that a spec's argument names.
 
@@ -40,7 +54,7 @@ def parse(argument: str) -> Location:
     """
     address, _, query = argument.removeprefix(SCHEME).partition("?")
     bucket, _, prefix = address.partition("/")
-    if not argument.startswith(SCHEME) or not bucket:
+    if not is_one(argument) or not bucket:
         raise DataError(f"{argument!r} names no bucket: write s3://BUCKET/PREFIX")
     if not _BUCKET.fullmatch(bucket) or ".." in bucket or _IP_ADDRESS.fullmatch(bucket):
         raise DataError(f"{bucket!r} cannot be an S3 bucket: 3 to 63 of a-z, 0-9, '-' and '.', no upper case")

@@ -20,25 +20,8 @@ if TYPE_CHECKING:
 _MOST_SIZED = 1000
 """Files whose size is looked up; JPEG sizes scatter by about their mean, so that of 1000 is known to some 3 %."""
 
-
-def pin(argument: str) -> str:
-    """Return the absolute path; a location on S3 is the same from anywhere.
-
-    Raises:
-        DataError: the path names nobody's home.
-    """
-    if not argument or _on_s3(argument):
-        return argument
-    return str(_image_listing.path_of(argument).absolute())
-
-
-def s3_location(argument: str) -> str | None:
-    """Return the `s3://BUCKET/PREFIX/` of an argument that names one, else None.
-
-    Raises:
-        DataError: it is no bucket and prefix.
-    """
-    return _location.parse(argument).uri if _on_s3(argument) else None
+pin = _image_listing.pinned
+s3_location = _location.uri
 
 
 def describe(argument: str) -> DataDescription:
@@ -51,8 +34,8 @@ def describe(argument: str) -> DataDescription:
         DataError: the folder is missing, empty, unreadable, or its classes do not fit together; the figures of a
             location on S3 are not stated.
     """
-    if _on_s3(argument):
-        return _stated(argument)
+    if _location.is_one(argument):
+        return _image_listing.stated(argument)
     _described.cache_clear()
     folder = _described(argument)
     sized = folder.train[:: -(-len(folder.train) // _MOST_SIZED)]
@@ -75,8 +58,9 @@ def load(argument: str, image_size: int | None) -> tuple[Samples, Samples]:
     """
     from gpuplan_job.data._image_files import image_files
 
-    if _on_s3(argument):
-        return image_files(_image_listing.scan_channel(f"imagefolder:{argument}", _stated(argument)), image_size)
+    if _location.is_one(argument):
+        told = _image_listing.stated(argument)
+        return image_files(_image_listing.scan_channel(f"imagefolder:{argument}", told), image_size)
     folder = _described(argument)
     _described.cache_clear()  # one use: a later load sees what the folder holds then
     return image_files(folder, image_size)
@@ -86,19 +70,3 @@ def load(argument: str, image_size: int | None) -> tuple[Samples, Samples]:
 def _described(argument: str) -> Folder:
     """Scan once for a description and the load that follows it: a listing of a large set takes minutes on a network."""
     return _image_listing.scan(argument)
-
-
-def _on_s3(argument: str) -> bool:
-    return argument.startswith(_location.SCHEME)
-
-
-def _stated(argument: str) -> DataDescription:
-    location = _location.parse(argument)
-    figures = _location.figures(location)
-    return _image_listing.description(
-        train=figures["train"],
-        val=figures["val"],
-        classes=figures["classes"],
-        bytes_per_sample=float(figures["bytes"]),
-        source=f"stated for {location.uri}, not counted",
-    )

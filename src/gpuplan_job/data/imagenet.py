@@ -40,7 +40,7 @@ def s3_location(argument: str) -> str | None:
     """
     if not argument:
         return None
-    if not argument.startswith(_location.SCHEME):
+    if not _location.is_one(argument):
         raise DataError("imagenet takes a location on S3 or nothing; for images you have, use imagefolder:PATH")
     location = _location.parse(argument)
     if location.query:

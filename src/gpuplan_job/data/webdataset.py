@@ -26,6 +26,8 @@ COPIED = True
 """A sample is a part of a large object: read by itself on S3 each costs a request and a wait, so shards are copied."""
 _LEAST_CLASSES = 2
 
+s3_location = _location.uri
+
 
 @dataclass(frozen=True)
 class ShardedSamples:
@@ -76,20 +78,9 @@ def pin(argument: str) -> str:
     Raises:
         DataError: it names nobody's home, or begins with a brace.
     """
-    if not argument or _on_s3(argument):
-        return argument
     if argument.startswith("{"):
         raise DataError(f"webdataset:{argument}: begin with the folder, as in ./{argument}")
-    return str(_image_listing.path_of(argument).absolute())
-
-
-def s3_location(argument: str) -> str | None:
-    """Return the `s3://BUCKET/PREFIX/` of an argument that names one, else None.
-
-    Raises:
-        DataError: it is no bucket and prefix.
-    """
-    return _location.parse(argument).uri if _on_s3(argument) else None
+    return _image_listing.pinned(argument)
 
 
 def describe(argument: str) -> DataDescription:
@@ -102,8 +93,8 @@ def describe(argument: str) -> DataDescription:
         DataError: a shard is missing or damaged, a sample lacks its image or label, a class lacks samples, or the
             figures of a location on S3 are not stated.
     """
-    if _on_s3(argument):
-        return _stated(argument)
+    if _location.is_one(argument):
+        return _image_listing.stated(argument, shards=True)
     _described.cache_clear()
     found = _described(argument)
     return _image_listing.description(
@@ -124,11 +115,11 @@ def load(argument: str, image_size: int | None) -> tuple[Samples, Samples]:
     """
     from gpuplan_job.data._shard_images import shard_images
 
-    if not _on_s3(argument):
+    if not _location.is_one(argument):
         found = _described(argument)
         _described.cache_clear()  # one use: a later load sees what the shards hold then
         return shard_images(found.train, found.val, image_size)
-    spec, stated = f"webdataset:{argument}", _stated(argument)
+    spec, stated = f"webdataset:{argument}", _image_listing.stated(argument, shards=True)
     root = _location.channel(spec)
     with _image_listing.refusing_unreadable(str(root)):
         found = _split(_shards.below(root))
@@ -212,20 +203,3 @@ def _classes(train: ShardedSamples, val: ShardedSamples) -> int:
     if classes < _LEAST_CLASSES:
         raise DataError(f"the shards hold {classes} class: at least {_LEAST_CLASSES} are needed")
     return classes
-
-
-def _on_s3(argument: str) -> bool:
-    return argument.startswith(_location.SCHEME)
-
-
-def _stated(argument: str) -> DataDescription:
-    location = _location.parse(argument)
-    figures = _location.figures(location, shards=True)
-    return _image_listing.description(
-        train=figures["train"],
-        val=figures["val"],
-        classes=figures["classes"],
-        bytes_per_sample=float(figures["bytes"]),
-        source=f"stated for {location.uri}, not counted",
-        files=figures["shards"],
-    )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gpuplan_job.finder.errors import FindLrError
+from gpuplan_job.lightning_methods import step_arguments, writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -82,25 +83,21 @@ class Lightning:
                 "the module optimizes manually: its step takes as many optimizer steps as it likes",
                 "call find_lr with the bare network, its optimizer and step=fn(module, batch)",
             )
-        if "dataloader_iter" in self._parameters:
+        if "dataloader_iter" in inspect.signature(self.module.training_step).parameters:
             raise FindLrError("training_step takes a dataloader_iter", "write it for a batch")
-
-    @property
-    def _parameters(self) -> list[str]:
-        return list(inspect.signature(self.module.training_step).parameters)
 
     def moved(self, batch: object, device: torch.device) -> Any:  # noqa: ANN401 - a batch is what the loader gives
         """Return the batch on a device, through the hooks that Lightning would call."""
         for name in _HOOKS:
-            owner = self.datamodule if _overrides(self.datamodule, name) else self.module
+            owner = self.datamodule if writer(self.datamodule, name) else self.module
             arguments = (batch, device, 0) if name == "transfer_batch_to_device" else (batch, 0)
             batch = getattr(owner, name)(*arguments)
         return batch
 
     def loss_of(self, batch: Any, index: int) -> Tensor:  # noqa: ANN401 - as above
         """Return the loss of the module's own training step."""
-        arguments = (batch, index) if len(self._parameters) > 1 else (batch,)
-        output = self.module.training_step(*arguments)
+        step = self.module.training_step
+        output = step(*step_arguments(step, batch, index))
         loss = output.get("loss") if isinstance(output, Mapping) else output
         if not isinstance(loss, torch.Tensor):
             raise FindLrError(f"training_step returned {type(loss).__name__}", "return the loss of every batch")
@@ -233,12 +230,6 @@ def peak_rates(optimizer: torch.optim.Optimizer) -> list[float]:
 
 def _unheard(*_: object, **__: object) -> None:
     """Stand in for `self.log`: a sweep's losses are not the training's."""
-
-
-def _overrides(datamodule: object, hook: str) -> bool:
-    """Return whether a data module has its own version of a hook that Lightning would call."""
-    owner = next((kind for kind in type(datamodule).__mro__ if hook in vars(kind)), None)
-    return owner is not None and owner.__name__ != "DataHooks"
 
 
 def _moved(batch: Any, device: torch.device) -> Any:  # noqa: ANN401 - a batch is what the loader gives

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gpuplan_job import activation_checkpointing, own_description
+from gpuplan_job import activation_checkpointing, own_description, user_code
 from gpuplan_job.failures import JobError
 from gpuplan_job.step_trace import Allocations, Operations, StepTrace
 from gpuplan_job.trace import engine, fake_cuda, subject
@@ -51,10 +51,11 @@ def trace(request: TraceRequest) -> StepTrace:
             low, high = (_record(network, request, *each) for each in zip(real, BATCHES, strict=True))
     except JobError:
         raise
-    except Exception as error:
+    except user_code.FAILURES as error:
+        said, *_ = (str(error).strip() or "no message").splitlines()
         raise JobError(
             "user-code",
-            f"{request.model} cannot be traced: {type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            f"{request.model} cannot be traced: {type(error).__name__}: {said}",
             "custom CUDA operators, cuDNN's recurrent layers and code that depends on values have no trace: "
             "gpuplan launch --pipeline lr measures it",
         ) from error

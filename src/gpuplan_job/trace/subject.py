@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from gpuplan_job import model, optim, own_data, own_model, user_code
+from gpuplan_job import model, network_loss, optim, own_data, own_description, own_model, user_code
 from gpuplan_job.contract import DataDescription
 from gpuplan_job.document import sha256_hex
 from gpuplan_job.failures import JobError
@@ -87,8 +87,9 @@ def on_gpu(real: Any, inputs: InputSpec, size: int) -> Any:  # noqa: ANN401 - a 
 def forward(network: nn.Module, samples: Any, inputs: InputSpec) -> Outcome:  # noqa: ANN401 - as above
     """Run a forward pass the way a training loop does and return its loss and what the loop holds on to.
 
-    A LightningModule runs its `training_step`. A model that returns its own loss, as those of transformers do, is
-    given the tokens as labels. Any other network's output is judged by cross-entropy, the last dimension being classes.
+    A LightningModule runs its transfer hooks and its `training_step`. A model that returns its own loss, as those of
+    transformers do, is given the tokens as labels. A network's own `loss(outputs, targets)` is taken as in a training;
+    any other's output is judged by cross-entropy, the last dimension being classes.
 
     Raises:
         JobError: no scalar loss comes out.
@@ -96,7 +97,7 @@ def forward(network: nn.Module, samples: Any, inputs: InputSpec) -> Outcome:  # 
     if callable(getattr(network, "training_step", None)):
         learner = Lightning(network)
         with learner.attached(_STEPS):
-            return Outcome([_scalar(learner.loss_of(samples, 0), network)], [])
+            return Outcome([_scalar(learner.loss_of(_transferred(learner, samples), 0), network)], [])
     if not isinstance(samples, tuple | list) or len(samples) != 2:  # noqa: PLR2004 - inputs and targets
         raise JobError(
             "usage",
@@ -105,6 +106,9 @@ def forward(network: nn.Module, samples: Any, inputs: InputSpec) -> Outcome:  # 
         )
     data, targets = samples
     output: Any = network(data, labels=data) if inputs.kind == "tokens" else network(data)
+    if inputs.kind != "tokens" and callable(getattr(network, "loss", None)):
+        loss = network_loss.mean(network, output, targets, 0.0)
+        return Outcome([_scalar(loss, network)], [part.detach() for part in _tensors(output)])
     if getattr(output, "loss", None) is not None:
         return Outcome([_scalar(output.loss, network)], [part.detach() for part in _tensors(output)])
     logits = output["out"] if isinstance(output, dict) and "out" in output else output
@@ -132,6 +136,17 @@ def sources(request: TraceRequest) -> dict[str, str]:
     own = [path for path in files if not any(path.is_relative_to(root) for root in (*installed, *shipped, _PAYLOAD))]
     # torch gives some of its modules the name of a file that does not exist.
     return {str(path): sha256_hex(path.read_bytes()) for path in sorted(own) if path.suffix == ".py" and path.is_file()}
+
+
+def _transferred(learner: Lightning, samples: Any) -> Any:  # noqa: ANN401 - as above
+    """Return the samples after a module's transfer hooks; a module that only looks like Lightning's has none.
+
+    They lie on the GPU already and their device is named with its number, so that none is copied.
+    """
+    first = next(own_description.tensors(samples), None)
+    if first is None or not hasattr(learner.module, "transfer_batch_to_device"):
+        return samples
+    return learner.moved(samples, first.device)
 
 
 def _tensors(output: object) -> Iterator[Tensor]:

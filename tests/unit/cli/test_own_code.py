@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from gpuplan.workload.schema import Settings
 
-ADAM = OwnOptimizer("Adam", "adam", 0.0, 0.0, False, 1e-3, "learning_rate", True, 0)  # noqa: FBT003 - fields in order
-FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), [], "lightning", 3, 0.5, [], ADAM, "", [])
+ADAM = OwnOptimizer("Adam", "adam", 0.0, 0.0, "learning_rate", follows=True)
+FOUND = CodeCheck(DataDescription(4, 2, 1, 8, 8, 2, 0.0), [], "lightning", [], ADAM, "", [])
 OWN: dict[str, object] = {"workload.model": "net:Net", "workload.data": "net:data"}
 
 
@@ -69,12 +69,12 @@ def test_a_network_without_an_optimizer_gets_gpuplans(packed: OwnCode) -> None:
 
 
 def test_an_own_optimizer_that_does_not_follow_the_learning_rate_is_refused_with_what_to_do(packed: OwnCode) -> None:
-    problem = "its Adam does not follow learning_rate; use lr=self.learning_rate in configure_optimizers"
+    problem = "Net.configure_optimizers does not use Net.lr; build the optimizer with lr=self.lr"
     broken = packed._replace(check=replace(FOUND, optimizer_problem=problem))
     with pytest.raises(UsageError) as caught:
         refuse_unusable(settings({**OWN, "workload.optimizer": "own"}), broken)
-    assert caught.value.what == "--optimizer own: net:Net: its Adam does not follow learning_rate"
-    assert caught.value.fix == "use lr=self.learning_rate in configure_optimizers, or --optimizer adamw"
+    assert caught.value.what == "--optimizer own: net:Net: Net.configure_optimizers does not use Net.lr"
+    assert caught.value.fix == "build the optimizer with lr=self.lr, or --optimizer adamw"
     refuse_unusable(settings({**OWN, "workload.optimizer": "adamw"}), broken)
 
 

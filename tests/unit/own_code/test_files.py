@@ -101,10 +101,38 @@ def test_what_is_named_like_a_secret_is_sent_only_if_it_is_included(repository: 
     write(repository, name)
     found = code_files(repository)
     assert name not in found.names
-    assert found.notes() == [f"not sent: {name} (it may hold a secret; --include sends it)"]
+    assert found.notes() == [f"not sent: {name} (it may hold a secret; --include NAME sends it)"]
     asked = code_files(repository, [f"/{name}"])
     assert name in asked.names
     assert not asked.notes()
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern", "sent"),
+    [
+        ("data/.env", "data/", False),
+        ("data/.env", "*", False),
+        ("data/.env", ".env*", True),
+        ("keys/server.pem", "keys/*", False),
+        ("keys/server.pem", "*.pem", True),
+        (".aws/config", "*", False),
+        (".aws/config", ".aws/", True),
+    ],
+)
+def test_a_pattern_that_takes_anything_takes_no_secret(repository: Path, name: str, pattern: str, sent: bool) -> None:  # noqa: FBT001 - a case
+    write(repository, name, "data/labels.csv")
+    found = code_files(repository, [pattern])
+    assert (name in found.names) is sent
+    assert (name in found.left_out.get("it may hold a secret", [])) is not sent
+
+
+def test_what_is_never_sent_cannot_be_included(repository: Path) -> None:
+    (repository / "plan.json").write_text('{\n  "plan_id": "abc",\n  "schema": "gpuplan.plan/1"\n}')
+    write(repository, "home/code/x.zip", "gpuplan.toml", "net.pyc", "part/.git", "env/pyvenv.cfg", "env/x.py")
+    found = code_files(repository, ["*"], without=[repository / "home"])
+    assert found.names == (
+        *(".github/ci.yml", ".gitignore", "data/big.npz", "net.py", "new.py", "pkg/__init__.py", "weights.bin"),
+    )
 
 
 def test_an_example_of_a_secret_is_none(repository: Path) -> None:

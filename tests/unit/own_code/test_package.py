@@ -84,7 +84,7 @@ def test_the_difference_says_nothing_of_a_file_that_is_not_sent(project: Path) -
     found = packed(project)
     assert b"TOKEN" not in found.archive
     assert found.code.changed == 0
-    assert found.code.notes == ("not sent: .env (it may hold a secret; --include sends it)",)
+    assert found.code.notes == ("not sent: .env (it may hold a secret; --include NAME sends it)",)
 
 
 def test_committing_changes_the_archive_but_not_what_the_code_is(project: Path) -> None:
@@ -124,6 +124,13 @@ def test_a_module_with_the_name_of_one_that_the_training_needs_is_refused(projec
     with pytest.raises(UsageError, match="has the name of a module that the training needs"):
         packed(project)
     assert packed(project, exclude=[f"/{name}"]).code.files == 2
+
+
+def test_a_file_with_the_name_of_the_manifest_is_refused(project: Path) -> None:
+    (project / MANIFEST).write_text("{}")
+    with pytest.raises(UsageError, match="is the name of the list that gpuplan puts beside your code"):
+        packed(project)
+    assert list(manifest(packed(project, exclude=[f"/{MANIFEST}"]))["files"]) == ["net.py", "run.sh"]
 
 
 def test_a_module_that_the_standard_library_hides_is_noted_and_a_mere_folder_is_not(project: Path) -> None:
