@@ -173,7 +173,7 @@ def check(request: Request) -> None:
         assert S3_URL.fullmatch(url)
         assert not {".", ".."} & set(url.removeprefix("s3://").split("/"))
     assert all(len(value.splitlines()) == 1 for value in body["HyperParameters"].values())
-    assert set(body["Environment"]) == {"GPUPLAN_GPUS"}
+    assert set(body["Environment"]) == {"GPUPLAN_GPUS", "GPUPLAN_ATTEMPT"}
     assert body["AlgorithmSpecification"]["ContainerEntrypoint"] == ["python3", "/opt/ml/input/data/code/payload.pyz"]
 
 
