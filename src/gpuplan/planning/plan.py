@@ -86,14 +86,15 @@ class StepPlan(Frozen):
     startup_minutes: tuple[float, float]
     """Billed minutes before the first step, p50 and p90."""
     measured_scale: float | None = None
-    """Seconds of a training step, with its share of validation, per second of a measured finder step, both without the
-    wait for data; None: lr-find runs on another GPU."""
+    """Seconds of a training step of the full batch (of all steps over as many full ones while it grows), with its share
+    of validation, per second of a measured finder step, both without the wait for data; None: lr-find runs on another
+    GPU."""
     workers: int = 0
     """Data-loading processes beside each training process; 0: it loads by itself."""
     workers_why: str = ""
     """Where that number comes from, in words that follow it."""
     loading_seconds: float = 0.0
-    """Seconds that loading a training step's data takes beside the GPUs, with its share of validation."""
+    """Seconds that loading the data of such a step takes beside the GPUs, with its share of validation."""
     rate_usd_per_hour: Rate | Unknown
     """Of one instance."""
     cost_usd: Cost | Unknown
