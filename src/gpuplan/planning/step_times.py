@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.batch import StepBatch
+from gpuplan.planning.checked_code import optimizer_kept
 from gpuplan.planning.placement import device, service
 from gpuplan.planning.range_test import range_test
 from gpuplan.planning.speed import data_loading, data_transfer, throughput
@@ -131,7 +132,7 @@ def _trace(inputs: PlanInputs) -> StepTrace | Unknown:
 
 
 def _load(inputs: PlanInputs, batch: StepBatch, place: Placement, *, streamed: bool = False) -> throughput.StepLoad:
-    workload = inputs.settings.workload
+    workload, kept = inputs.settings.workload, optimizer_kept(inputs)
     return throughput.StepLoad(
         per_gpu_batch=batch.per_gpu,
         accumulation=batch.accumulation,
@@ -139,8 +140,8 @@ def _load(inputs: PlanInputs, batch: StepBatch, place: Placement, *, streamed: b
         jpeg=inputs.data.storage == "jpeg",
         streamed=streamed,
         workers=workers_of(inputs, place, streamed=streamed).number,
-        optimizer=workload.optimizer,
-        momentum=workload.momentum > 0,
+        optimizer=kept.optimizer,
+        momentum=kept.momentum > 0,
         average=workload.ema_decay is not None,
         clipped=workload.clip_norm is not None,
     )
