@@ -251,6 +251,11 @@ class LaunchPlan(Frozen):
         """The sha256 of the plan's canonical JSON."""
         return self.digest()
 
+    @property
+    def billed(self) -> bool:
+        """Whether AWS bills it: the backends that send limits are those that it bills."""
+        return any(step.limits for step in self.steps)
+
     def step(self, name: str) -> StepPlan | None:
         """Return the step of that name, None if the pipeline has none."""
         return next((step for step in self.steps if step.name == name), None)

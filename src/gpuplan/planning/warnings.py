@@ -43,7 +43,7 @@ def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarnin
 
 def _code(plan: LaunchPlan) -> Iterator[PlanWarning]:
     reads = plan.checked.reads if plan.checked else ()
-    if reads and any(step.limits for step in plan.steps):
+    if reads and plan.billed:
         yield PlanWarning(
             code="reads-what-is-not-sent",
             message=f"your code opens {', '.join(reads)} here, and a job in AWS has only the code that is sent",

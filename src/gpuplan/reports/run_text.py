@@ -90,7 +90,7 @@ def _last_lines(cause: Cause | None) -> Iterator[tuple[str, str]]:
 
 def _steps(record: RunRecord) -> Table:
     """Return one row an attempt; where the jobs are billed, also what was planned, and the sum of both."""
-    billed = any(step.limits for step in record.plan.steps)
+    billed = record.plan.billed
     rows = [row for step in record.steps for row in _attempts(step)]
     if not billed:
         return Table(("step", "attempt", "state", "took", "cost"), tuple(rows))
