@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -234,8 +235,15 @@ def _conditions(plan: LaunchPlan) -> list[str]:
         value, info = getattr(section, field.name), type(section).model_fields[field.name]
         told = (field.section == "workload" and field.name != "workers") or field.key in _ALSO
         if told and (info.is_required() or value != info.default):
-            options += [field.flag, str(value)]
+            options += _option(field.flag, value)
     return options
+
+
+def _option(flag: str, value: object) -> list[str]:
+    """Return a setting as a command line says it."""
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
+    return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def _next(record: RunRecord) -> Iterator[tuple[str, str]]:
