@@ -12,6 +12,7 @@ import pytest
 from engine.test_crash import gpuplan
 from gpuplan.backends.fake import FakeBackend, Script, synthetic_results
 from gpuplan.cli.driving import at_found_batch
+from gpuplan.cli.own_code import shelve
 from gpuplan.core.errors import ExitCode, StoreError
 from gpuplan.engine.run import Engine
 from gpuplan.planning.memory.estimate import MemoryEstimate
@@ -127,6 +128,38 @@ def test_without_a_planner_nothing_is_guessed(bench: Bench, make_plan: MakePlan)
         bench.drive()
     assert bench.backend().created() == [f"{bench.run}-find-batch-1"]
     assert drive(bench).state == "succeeded", "another client goes on from there"
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Flatten(), nn.Linear(64, 10))
+"""
+
+
+@pytest.mark.slow  # the user's code is checked and traced by processes that import torch
+def test_the_users_code_stays_what_was_agreed_whatever_becomes_of_its_folder(
+    bench: Bench, make_plan: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUPLAN_HOME", str(tmp_path / "home"))
+    folder, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "net.py").write_text(NET)
+    monkeypatch.chdir(folder)
+    plan = make_plan(BATCH | {"workload.model": "net:Net"})
+    assert plan.provenance.code is not None
+    shelve(plan)
+    bench.start(plan)
+    (folder / "net.py").write_text("class Other: pass\n")
+    monkeypatch.chdir(elsewhere)
+    record = drive(bench)
+    assert record.state == "succeeded"
+    assert record.plan.plan_id != plan.plan_id
+    assert record.plan.provenance.code == plan.provenance.code
+    assert record.plan.checked == plan.checked
 
 
 WRONG: dict[str, Callable[[dict[str, object]], object]] = {

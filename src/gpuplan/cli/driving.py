@@ -14,6 +14,7 @@ import typer
 
 from gpuplan.cli.account import backend_of
 from gpuplan.cli.options import Output
+from gpuplan.cli.own_code import kept_code
 from gpuplan.cli.planning import build
 from gpuplan.cli.progress import display
 from gpuplan.core import payload
@@ -179,12 +180,12 @@ def _detach_on_hangup() -> None:
 
 
 def at_found_batch(plan: LaunchPlan, found: FoundBatch) -> LaunchPlan:
-    """Return what a plan becomes at the batch that its find-batch found; its steps stay the same ones.
+    """Return what a plan becomes at the batch that its find-batch found; its steps, and the user's code, stay the same.
 
     Raises:
-        UsageError: as `build`.
+        UsageError: as `build`, or the user's code is not on this machine.
     """
     held = plan.provenance
     workload = held.settings.workload.model_copy(update={"per_gpu_batch": found.per_gpu})
     settings = held.settings.model_copy(update={"workload": workload})
-    return build(settings, held.live_prices, held.lr_source, found)
+    return build(settings, held.live_prices, held.lr_source, found, kept_code(plan))

@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from gpuplan.cli import plan as plan_command
 from gpuplan.cli.account import runs_in_aws
 from gpuplan.cli.launch import start
 from gpuplan.cli.options import DebugOption, Given, LivePricesOption, Output, OutputOption, with_range_test
@@ -35,11 +34,8 @@ def command(
     """
     planned = plan_from(_range_test(given), live=live_prices)
     planned = replace(planned, given=given, command="find-lr")
-    if dry_run:
-        plan_command.present(planned, output, debug=debug, nothing_submitted=True)
-        return
     agreed = yes or not runs_in_aws(planned.plan)
-    start(planned, output, yes=agreed, detach=detach, allow_retired=allow_retired)
+    start(planned, output, dry_run=dry_run, yes=agreed, detach=detach, allow_retired=allow_retired, debug=debug)
 
 
 def _range_test(given: Given) -> Given:

@@ -64,18 +64,20 @@ def command(
         planned = Planned(saved_plan(plan, given, live_prices=live_prices, lr_from=lr_from), Layers(), given)
     else:
         planned = plan_from(given, live=live_prices, lr_from=lr_from)
-    if dry_run:
-        plan_command.present(planned, output, debug=debug, nothing_submitted=True)
-        return
-    start(planned, output, yes=yes, detach=detach, allow_retired=allow_retired)
+    start(planned, output, dry_run=dry_run, yes=yes, detach=detach, allow_retired=allow_retired, debug=debug)
 
 
-def start(planned: Planned, output: Output, *, yes: bool, detach: bool = False, allow_retired: bool = False) -> None:
-    """Show a plan, ask unless `yes`, and drive its run to the end; exits with the run's status.
+def start(
+    planned: Planned, output: Output, *, dry_run: bool, yes: bool, detach: bool, allow_retired: bool, debug: bool
+) -> None:
+    """Show a plan, ask unless `yes`, and drive its run to the end; exits with the run's status, or shows it alone.
 
     Raises:
         GpuplanError: the plan is refused, or the account lacks what it needs; nothing was started.
     """
+    if dry_run:
+        plan_command.present(planned, output, debug=debug, nothing_submitted=True)
+        return
     agreed = _in_account(planned.plan, allow_retired=allow_retired)
     if output is Output.TEXT:
         show(plan_text(agreed, datetime.now(UTC).date()), console(stderr=True))

@@ -51,16 +51,17 @@ LrFromOption = Annotated[
 ]
 RunArgument = Annotated[str | None, typer.Argument(help="Run id or the start of one; by default the newest run.")]
 
-_OF_A_TRAINING = {
+_NOT_OF_A_SEARCH = {
     "launch.pipeline",
-    "launch.world_size",
-    "launch.nodes",
     "launch.spot",
     "launch.max_hours",
+    "launch.checkpoint_minutes",
     "launch.divergence_guard",
-    "lr.learning_rate",
+    "launch.loggers",
 }
-_NOT_OF_A_SEARCH = {"launch.pipeline", "launch.spot", "launch.max_hours"}
+"""Read only where something is trained."""
+_NOT_OF_A_RANGE_TEST = _NOT_OF_A_SEARCH | {"launch.world_size", "launch.nodes", "lr.learning_rate"}
+"""GPUs of the training that it is for are --carry-to-gpus."""
 _ALIASES = {"workload.per_gpu_batch": "--batch-size"}
 """Other flags where one GPU runs, so that there is but one batch."""
 _ACCOUNT = {"aws.region", "aws.profile", "aws.bucket", "aws.prefix", "aws.stack"}
@@ -101,7 +102,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_range_test(command: Callable[..., None]) -> Callable[..., None]:
     """Give `command(given, ...)` the options of a range test alone, without those of a training that it has not."""
-    fields = [f for f in setting_fields() if f.section != "find_batch" and f.key not in _OF_A_TRAINING]
+    fields = [f for f in setting_fields() if f.section != "find_batch" and f.key not in _NOT_OF_A_RANGE_TEST]
     return _with_fields(command, fields, aliases=_ALIASES)
 
 

@@ -56,7 +56,27 @@ def own_code(settings: Settings) -> OwnCode | None:
     _refuse_arguments(workload)
     if not (is_own(workload.model) or is_own(workload.data)):
         return None
-    packed = _packed(settings.code)
+    return _with_check(_packed(settings.code), settings)
+
+
+def kept_code(plan: LaunchPlan) -> OwnCode | None:
+    """Return the code that a started run's plan was made with, from the shelf: its folder may have changed since.
+
+    The check is the one made then, or made again of the same archive where what it saw beside the code has changed.
+
+    Raises:
+        UsageError: it is not on this machine, or it fails the check.
+    """
+    held = plan.provenance
+    if held.code is None:
+        return None
+    from gpuplan.own_code.package import Packed  # as in `_packed`
+
+    return _with_check(Packed(held.code, shelf.taken(home(), held.code.sha256)), held.settings)
+
+
+def _with_check(packed: Packed, settings: Settings) -> OwnCode:
+    workload = settings.workload
     described = None if is_own(workload.data) else data.describe(workload.data)
     here = described is not None and not described.plan_only and data.s3_location(workload.data) is None
     request = CheckRequest(

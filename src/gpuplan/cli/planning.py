@@ -122,13 +122,16 @@ def build(
     live_prices: LivePrices | None = None,
     lr_source: LrSource | None = None,
     found_batch: FoundBatch | None = None,
+    code: OwnCode | None = None,
 ) -> LaunchPlan:
     """Return the plan that complete settings lead to today, with what AWS answered and what runs have measured.
+
+    `code` is the user's own as in `gather`.
 
     Raises:
         UsageError: a name in them means nothing, or the data are not there.
     """
-    inputs = gather(settings, resolve_profile(settings.launch.instance), live_prices)
+    inputs = gather(settings, resolve_profile(settings.launch.instance), live_prices, code)
     return built(replace(inputs, lr_source=lr_source, found_batch=found_batch))
 
 

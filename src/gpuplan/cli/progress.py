@@ -62,14 +62,15 @@ class Meter:
         self._plan = record.plan
         self._clock = clock
         self._spending = spending(record)
-        self._billed = any(step.limits for step in record.plan.steps)
 
     def event(self, event: ev.Event) -> None:
-        """Take an event of the run in."""
+        """Take an event of the run in; from a run that is planned again on, the new plan's rates and limits count."""
+        if isinstance(event, ev.PlannedAgain):
+            self._plan = event.plan
         self._spending = self._spending.after(event, self._plan, self._clock.now())
 
     def __str__(self) -> str:
-        return money_text(self._spending.at(self._clock.now()), at_most(self._plan)) if self._billed else ""
+        return money_text(self._spending.at(self._clock.now()), at_most(self._plan)) if self._plan.billed else ""
 
 
 class Plain:

@@ -57,11 +57,15 @@ def command(
 def _one(run: str | None, given: Given, output: Output) -> None:
     runs, run_id = find(run, given)
     clock = SystemClock()
-    shown = display(read(runs, run_id), clock)
+    record = read(runs, run_id)
+    shown, plan = display(record, clock), record.plan
     followed: set[str] = set()
     try:
         while True:
             record = read(runs, run_id)
+            if record.plan != plan:
+                plan = record.plan
+                shown.event(ev.PlannedAgain(plan=plan))
             backend = backend_of(record.plan, given.profile)
             for step in record.steps:
                 last = step.last

@@ -7,7 +7,7 @@ sees no AWS credentials.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from gpuplan.core import payload
 from gpuplan.core.frozen import Unknown
@@ -23,12 +23,6 @@ if TYPE_CHECKING:
     from gpuplan_job.step_trace import TraceRequest
 
 _TRACER = "gpuplan_job.trace"
-
-
-class _Failed(NamedTuple):
-    reason: str
-    by_machine: bool
-    """Whether it is this machine that cannot trace, rather than the model that cannot be traced."""
 
 
 class LocalTraces:
@@ -61,19 +55,20 @@ class LocalTraces:
         name = sha256_hex("\n".join([request.to_json(), payload.digest(), *versions]))
         path = self.folder / f"{name[:32]}.json"
         how = f"traced with torch {versions[0]}"
-        step: StepTrace | _Failed | None = _kept(path, request)
+        step: StepTrace | Failed | None = _kept(path, request)
         if step is None:
             self._say(f"tracing {_what(request)} without a GPU, once: it is kept under {self.folder}")
             step = self._trace(request, path)
-        if isinstance(step, _Failed):
+        if isinstance(step, Failed):
             # A model that does not take this size has no memory there; a machine that cannot trace says nothing of it.
-            return shipped if isinstance(shipped, Traced) and step.by_machine else Unknown(unknown=step.reason)
+            by_machine = step.kind in {None, "device"}
+            return shipped if isinstance(shipped, Traced) and by_machine else Unknown(unknown=_why(step, request.model))
         return Traced(step, how)
 
-    def _trace(self, request: TraceRequest, path: Path) -> StepTrace | _Failed:
+    def _trace(self, request: TraceRequest, path: Path) -> StepTrace | Failed:
         answer = PAYLOAD_PROCESS.ask(_TRACER, request, self._code)
         if isinstance(answer, Failed):
-            return _failed(answer, request.model)
+            return answer
         step = StepTrace.from_json(answer)
         self.folder.mkdir(parents=True, exist_ok=True)
         write_atomic(path, answer)
@@ -105,8 +100,8 @@ def _digest(name: str) -> str:
         return ""
 
 
-def _failed(failed: Failed, model: str) -> _Failed:
+def _why(failed: Failed, model: str) -> str:
     """Return why tracing failed: the payload's own words, or the last line of whatever it died of."""
     if failed.kind is None:
-        return _Failed(f"tracing {model} failed: {failed.message}; {HOW_TO_TRACE}", by_machine=True)
-    return _Failed(f"{failed.message}; {failed.fix}", by_machine=failed.kind == "device")
+        return f"tracing {model} failed: {failed.message}; {HOW_TO_TRACE}"
+    return f"{failed.message}; {failed.fix}"

@@ -146,7 +146,6 @@ def _watched(record: RunRecord) -> WatchedRun:
             is_open = not last.state.terminal and not last.failed
             steps.append(WatchedStep(step.name, step.state, last.number, last.handle, open=is_open))
     plan = record.plan
-    billed = any(step.limits for step in plan.steps)
     return WatchedRun(
         record.run_id,
         plan.instance,
@@ -154,7 +153,7 @@ def _watched(record: RunRecord) -> WatchedRun:
         record.state,
         record.exit_code,
         tuple(steps),
-        spending=spending(record) if billed else None,
+        spending=spending(record) if plan.billed else None,
     )
 
 

@@ -1,6 +1,6 @@
 """What a plan takes from the check of a user's own code: what it shows, and what its optimizer keeps in memory. Pure.
 
-Called by the pipelines and by `steps`.
+Called by the pipelines, `steps`, `step_times` and `checkpointing`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ def checked_code(inputs: PlanInputs) -> CheckedCode | None:
 
 
 def optimizer_kept(inputs: PlanInputs) -> OptimizerKept:
-    """Return the optimizer that the training's memory is that of: the one that the user's model configures if it is."""
+    """Return the optimizer that memory, time and checkpoints are those of: the one that the user's model configures.
+
+    That is where it is the training's, and known.
+    """
     workload, check = inputs.settings.workload, inputs.checked
     if workload.optimizer == OWN and isinstance(check, CodeCheck) and check.optimizer:
         own = check.optimizer

@@ -10,7 +10,9 @@ import math
 from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Frozen, Unknown
-from gpuplan.core.units import SECONDS_PER_HOUR, count, significant
+from gpuplan.core.units import SECONDS_PER_HOUR, count, gib_from_bytes, significant
+from gpuplan.planning.checked_code import optimizer_kept
+from gpuplan.planning.memory.step_program import optimizer_memory
 from gpuplan.planning.money.interruptions import INTERRUPTIONS_PER_HOUR
 from gpuplan_job.checkpoint_interval import MOST_SECONDS, interval_seconds
 
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.speed.throughput import Hours
 
-_FP32_BYTES = 4
-_STATE_COPIES = {"sgd": 1, "adamw": 2, "lamb": 2, "own": 2}
-"""Of the weights, that the optimizer keeps: momentum; two moments; of a user's own it is taken for two."""
 _SERVER_HOURS_BETWEEN_FAILURES = 54 * 24 * 16_384 / 8 / 419
 """On demand: 6,335 hours. Llama 3's training (arXiv 2407.21783, section 3.3.4) met 419 unexpected interruptions in 54
 days on 16,384 GPUs, 8 a server. Taken for any instance: smaller ones fail less often, if at all differently."""
@@ -38,6 +37,8 @@ class Checkpoints(Frozen):
     interval_minutes: float
     asked: bool
     """By --checkpoint-minutes; else it follows from what a save takes and how often the training will be cut off."""
+    size_gib: float | None = None
+    """Of one; None: not known, and `save_seconds` says why, or a plan of a version that did not say."""
     save_seconds: float | Unknown
     hours_between_failures: float
     """Of all its instances together."""
@@ -59,6 +60,7 @@ def checkpoints(inputs: PlanInputs, *, instances: int, spot: bool, own_disk: boo
     return Checkpoints(
         interval_minutes=seconds / _SECONDS_PER_MINUTE if minutes is None else minutes,
         asked=minutes is not None,
+        size_gib=None if isinstance(size, Unknown) else gib_from_bytes(size),
         save_seconds=save,
         hours_between_failures=hours,
         why=f"{taken} every {count(int(float(f'{hours:.2g}'))) if hours > _LEAST_COUNTED else significant(hours, 2)} h",
@@ -85,11 +87,11 @@ def saves_within_epochs(plan: Checkpoints | None, hours: Hours | Unknown, epochs
 
 
 def checkpoint_bytes(inputs: PlanInputs) -> int | Unknown:
-    """Return parameters x 4 B x (1 + copies that the optimizer keeps), or why the parameters are not known."""
-    workload = inputs.settings.workload
+    """Return what of a training is saved: weights, buffers, the optimizer's state, their average; or why not known."""
     traced = inputs.traced()
     if isinstance(traced, Unknown):
         return traced
-    copies = 0 if workload.optimizer == "sgd" and workload.momentum == 0 else _STATE_COPIES[workload.optimizer]
-    copies += workload.ema_decay is not None
-    return _FP32_BYTES * traced.step.parameters * (1 + copies)
+    trained, buffers = sum(traced.step.trainable), sum(traced.step.buffers)
+    size = trained + sum(traced.step.frozen) + buffers + trained * optimizer_memory(*optimizer_kept(inputs)).state
+    # What is not trained has no average; the buffers that belong to what is trained have one.
+    return size if inputs.settings.workload.ema_decay is None else size + trained + buffers

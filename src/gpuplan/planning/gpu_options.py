@@ -57,7 +57,7 @@ def _option(
     return GpuOption(
         gpus=gpus,
         batch=batch,
-        optimizer_steps=step.optimizer_steps,
+        optimizer_steps=own.steps_per_epoch * inputs.settings.workload.epochs,
         time_hours=Unknown(unknown=f"{planned.per_gpu} samples do not fit a GPU") if too_big else step.time_hours,
         startup_minutes=step.startup_minutes,
         measured_scale=None if too_big else step.measured_scale,

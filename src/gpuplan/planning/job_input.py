@@ -12,8 +12,6 @@ from gpuplan_job.contract import BatchSpec, CodeSpec, Expected, JobInput, TrainS
 if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan, StepPlan
 
-_IN_CHECKPOINT = ("parameters", "buffers", "optimizer state")
-"""Items of a memory estimate that a checkpoint holds."""
 _BYTES_OF_FLOAT = 4
 _PREFETCHED = 2
 """Batches that PyTorch's loader asks each worker for in advance."""
@@ -73,18 +71,14 @@ def job_input(
 
 def _expected(plan: LaunchPlan, step: StepPlan) -> Expected:
     """Return what a process of the step is planned to need, for the job to hold against its machine."""
-    data, workers = plan.data, plan.workload.workers
+    data, saving = plan.data, step.checkpoints
     side = plan.workload.image_size
     pixels = side * side if side else data.height * data.width
     batch_gib = gib_from_bytes(step.batch.per_gpu * data.channels * pixels * _BYTES_OF_FLOAT)
-    memory = step.memory
-    if isinstance(memory, Unknown):
-        return Expected(loader_gib=_rounded(workers * _PREFETCHED * batch_gib))
-    kept = sum(item.gib for item in memory.items if item.name in _IN_CHECKPOINT)
     return Expected(
-        peak_gib=_rounded(memory.peak_gib),
-        checkpoint_gib=_rounded(kept) if step.sweep is None else None,
-        loader_gib=_rounded(workers * _PREFETCHED * batch_gib),
+        peak_gib=None if isinstance(step.memory, Unknown) else _rounded(step.memory.peak_gib),
+        checkpoint_gib=_rounded(saving.size_gib) if saving and saving.size_gib is not None else None,
+        loader_gib=_rounded(step.workers * _PREFETCHED * batch_gib),
     )
 
 

@@ -86,14 +86,15 @@ class StepPlan(Frozen):
     startup_minutes: tuple[float, float]
     """Billed minutes before the first step, p50 and p90."""
     measured_scale: float | None = None
-    """Seconds of a training step, with its share of validation, per second of a measured finder step, both without the
-    wait for data; None: lr-find runs on another GPU."""
+    """Seconds of a training step of the full batch (of all steps over as many full ones while it grows), with its share
+    of validation, per second of a measured finder step, both without the wait for data; None: lr-find runs on another
+    GPU."""
     workers: int = 0
     """Data-loading processes beside each training process; 0: it loads by itself."""
     workers_why: str = ""
     """Where that number comes from, in words that follow it."""
     loading_seconds: float = 0.0
-    """Seconds that loading a training step's data takes beside the GPUs, with its share of validation."""
+    """Seconds that loading the data of such a step takes beside the GPUs, with its share of validation."""
     rate_usd_per_hour: Rate | Unknown
     """Of one instance."""
     cost_usd: Cost | Unknown
@@ -249,6 +250,11 @@ class LaunchPlan(Frozen):
     def plan_id(self) -> str:
         """The sha256 of the plan's canonical JSON."""
         return self.digest()
+
+    @property
+    def billed(self) -> bool:
+        """Whether AWS bills it: the backends that send limits are those that it bills."""
+        return any(step.limits for step in self.steps)
 
     def step(self, name: str) -> StepPlan | None:
         """Return the step of that name, None if the pipeline has none."""

@@ -36,7 +36,7 @@ def refuse(plan: LaunchPlan, max_cost: Decimal | None, *, allow_retired: bool) -
     if plan.provenance.unchecked is not None:
         what, _, fix = plan.provenance.unchecked.partition("; ")
         raise UsageError(f"your own code is not launched: {what}", fix=fix)
-    in_aws = any(step.limits for step in plan.steps)
+    in_aws = plan.billed
     if plan.data.plan_only:
         raise UsageError(
             f"--data {plan.workload.data} is a description for plans: it says nothing of where the images lie",

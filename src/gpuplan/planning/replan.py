@@ -33,7 +33,7 @@ def replan(plan: LaunchPlan, measured: Measured) -> Replan | None:
         return None
     time = from_measured(
         max(_busy_seconds(measured) * step.measured_scale, step.loading_seconds),
-        step.optimizer_steps,
+        plan.batch.steps_per_epoch * plan.workload.epochs,  # full ones: a growing batch takes more, smaller steps
         step.startup_minutes,
         step.batch.global_batch,
     )

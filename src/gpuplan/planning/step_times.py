@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gpuplan.core.frozen import Unknown
 from gpuplan.planning.batch import StepBatch
+from gpuplan.planning.checked_code import optimizer_kept
 from gpuplan.planning.placement import device, service
 from gpuplan.planning.range_test import range_test
 from gpuplan.planning.speed import data_loading, data_transfer, throughput
@@ -62,21 +63,21 @@ def one_step_time(
 
 
 def measured_scale(inputs: PlanInputs, batches: BatchPlan, finder: Placement, place: Placement) -> float:
-    """Return seconds of a training step, validation included, per second of a finder step on the same GPU.
+    """Return seconds of a full training step, validation included, per second of a finder step on the same GPU.
 
     It is the ratio of the two estimates, data loading left out, so it holds what only the training has: accumulation,
     all-reduce, other batches.
     """
     one = throughput.step_time(_trace(inputs), _load(inputs, batches.lr_find, finder), finder.hardware)
-    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train, place), place.hardware)
+    training = _mean_step(inputs, batches, place, place.hardware)
     if device(inputs) == "cpu" or isinstance(one, Unknown) or isinstance(training, Unknown):
         return _plain_scale(inputs, batches, place)
     return training.computing / one.computing * (1 + _FORWARD_SHARE * _validated(inputs))
 
 
 def loading_seconds(inputs: PlanInputs, batches: BatchPlan, place: Placement) -> float:
-    """Return the seconds in which a training step's data are loaded beside the GPUs, with its share of validation."""
-    training = throughput.step_time(_trace(inputs), _load(inputs, batches.train, place), place.hardware)
+    """Return the seconds in which a full step's data are loaded beside the GPUs, with its share of validation."""
+    training = _mean_step(inputs, batches, place, place.hardware)
     return 0.0 if isinstance(training, Unknown) else training.loading * (1 + _validated(inputs))
 
 
@@ -109,15 +110,20 @@ def _mean_step(
     counts = accumulations(workload.batch_schedule, full.accumulation, workload.epochs)
     if isinstance(one, Unknown) or len(set(counts)) == 1:
         return one
-    seconds = 0.0
+    seconds = computing = loading = 0.0
     for count, epochs in Counter(counts).items():
         batch = StepBatch.of(full.per_gpu, full.world_size, count)
         smaller = throughput.step_time(_trace(inputs), _load(inputs, batch, place), hardware)
         if isinstance(smaller, Unknown):
             return smaller
         layout = EpochLayout(inputs.data.train_samples, full.per_gpu, full.world_size, count)
-        seconds += smaller.seconds * layout.steps * epochs
-    return one.model_copy(update={"seconds": seconds / (batches.steps_per_epoch * workload.epochs)})
+        steps = layout.steps * epochs
+        seconds += smaller.seconds * steps
+        computing += smaller.computing * steps
+        loading += smaller.loading * steps
+    full_steps = batches.steps_per_epoch * workload.epochs
+    mean = {"seconds": seconds / full_steps, "computing": computing / full_steps, "loading": loading / full_steps}
+    return one.model_copy(update=mean)
 
 
 def _trace(inputs: PlanInputs) -> StepTrace | Unknown:
@@ -126,7 +132,7 @@ def _trace(inputs: PlanInputs) -> StepTrace | Unknown:
 
 
 def _load(inputs: PlanInputs, batch: StepBatch, place: Placement, *, streamed: bool = False) -> throughput.StepLoad:
-    workload = inputs.settings.workload
+    workload, kept = inputs.settings.workload, optimizer_kept(inputs)
     return throughput.StepLoad(
         per_gpu_batch=batch.per_gpu,
         accumulation=batch.accumulation,
@@ -134,8 +140,8 @@ def _load(inputs: PlanInputs, batch: StepBatch, place: Placement, *, streamed: b
         jpeg=inputs.data.storage == "jpeg",
         streamed=streamed,
         workers=workers_of(inputs, place, streamed=streamed).number,
-        optimizer=workload.optimizer,
-        momentum=workload.momentum > 0,
+        optimizer=kept.optimizer,
+        momentum=kept.momentum > 0,
         average=workload.ema_decay is not None,
         clipped=workload.clip_norm is not None,
     )

@@ -163,7 +163,7 @@ def _step_plan(inputs: PlanInputs, place: Placement, work: _Work, time: throughp
         rate_usd_per_hour=place.rate,
         cost_usd=cost(place.rate, hours, place.instances),
         checkpoints=None
-        if work.sweep
+        if work.sweep or work.search
         else checkpoints(
             inputs,
             instances=place.instances,

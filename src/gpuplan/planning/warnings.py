@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from gpuplan.planning.plan import LaunchPlan
     from gpuplan.profiles.schema import InstanceProfile
 
+_NOT_IN_IMAGES = ("mlflow", "wandb")
+"""Loggers that need a package which neither SageMaker's PyTorch images nor the wheels that come with a job bring."""
+
 
 def warnings_for(plan: LaunchPlan, profile: InstanceProfile, norm: Norm) -> tuple[PlanWarning, ...]:
     """Return the plan's warnings, most important first; `norm` is the model's normalisation."""
     return (
         *_instance(plan, profile),
         *_code(plan),
+        *_loggers(plan),
         *_finder(plan),
         *_batch(plan, norm),
         *_limits(plan),
@@ -43,11 +47,24 @@ def _instance(plan: LaunchPlan, profile: InstanceProfile) -> Iterator[PlanWarnin
 
 def _code(plan: LaunchPlan) -> Iterator[PlanWarning]:
     reads = plan.checked.reads if plan.checked else ()
-    if reads and any(step.limits for step in plan.steps):
+    if reads and plan.billed:
         yield PlanWarning(
             code="reads-what-is-not-sent",
             message=f"your code opens {', '.join(reads)} here, and a job in AWS has only the code that is sent",
             fix="--include sends small files; large ones belong on S3: --data imagefolder:s3://...",
+        )
+
+
+def _loggers(plan: LaunchPlan) -> Iterator[PlanWarning]:
+    settings = plan.provenance.settings
+    missing = [name for name in settings.launch.loggers if name in _NOT_IN_IMAGES]
+    if missing and plan.billed and plan.step("train") and settings.aws.image is None:
+        names = " and ".join(missing)
+        yield PlanWarning(
+            code="logger-not-in-image",
+            message=f"SageMaker's images are not known to have {names}: without it the training goes on, and its "
+            "figures do not get there",
+            fix="--image with one of your own that has it, or --loggers csv,tensorboard",
         )
 
 

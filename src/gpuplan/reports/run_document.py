@@ -152,7 +152,7 @@ def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, An
     last = record.step("train").last if result else None
     if result is None or last is None:
         return {}
-    final = result.epochs[-1]
+    final, loggers = result.epochs[-1], record.plan.provenance.settings.launch.loggers
     return {
         "train": {
             "metrics": {
@@ -169,7 +169,7 @@ def _train(record: RunRecord, locate: Callable[[str, str], str]) -> dict[str, An
             "world_size": result.world_size,
             "checkpoint": locate(last.handle, result.best_checkpoint),
             "last_checkpoint": locate(last.handle, result.last_checkpoint),
-            "logs": locate(last.handle, LOGS_FOLDER),
+            "logs": locate(last.handle, LOGS_FOLDER) if loggers else {"unknown": "it was trained without loggers"},
             "samples_per_second": result.measured.samples_per_second,
             **({"oom_retry": _retry(result.oom_retry)} if result.oom_retry else {}),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -90,7 +91,7 @@ def _last_lines(cause: Cause | None) -> Iterator[tuple[str, str]]:
 
 def _steps(record: RunRecord) -> Table:
     """Return one row an attempt; where the jobs are billed, also what was planned, and the sum of both."""
-    billed = any(step.limits for step in record.plan.steps)
+    billed = record.plan.billed
     rows = [row for step in record.steps for row in _attempts(step)]
     if not billed:
         return Table(("step", "attempt", "state", "took", "cost"), tuple(rows))
@@ -234,8 +235,15 @@ def _conditions(plan: LaunchPlan) -> list[str]:
         value, info = getattr(section, field.name), type(section).model_fields[field.name]
         told = (field.section == "workload" and field.name != "workers") or field.key in _ALSO
         if told and (info.is_required() or value != info.default):
-            options += [field.flag, str(value)]
+            options += _option(field.flag, value)
     return options
+
+
+def _option(flag: str, value: object) -> list[str]:
+    """Return a setting as a command line says it."""
+    if isinstance(value, bool):
+        return [flag if value else f"--no-{flag.removeprefix('--')}"]
+    return [flag, json.dumps(value) if isinstance(value, dict) else str(value)]
 
 
 def _next(record: RunRecord) -> Iterator[tuple[str, str]]:

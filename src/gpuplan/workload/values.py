@@ -27,6 +27,12 @@ def _decimal(value: object) -> object:
 Usd = Annotated[Decimal, BeforeValidator(_decimal)]
 
 
+def _once(value: object) -> object:
+    """Return a list without what stands there before."""
+    # By repr: 1, 1.0 and true are equal, and two of them are refused for what they are.
+    return tuple({repr(item): item for item in value}.values()) if isinstance(value, list | tuple) else value
+
+
 def _whole_numbers(value: object) -> object:
     """Let flags and variables write 32,64,128 for what is a list in TOML; a number that stands twice counts once."""
     if isinstance(value, str):
@@ -34,29 +40,24 @@ def _whole_numbers(value: object) -> object:
             value = [int(part) for part in value.split(",") if part.strip()]
         except ValueError as error:
             raise ValueError("must be whole numbers with commas between them, such as 32,64,128") from error
-    # By repr: 1, 1.0 and true are equal, and two of them are refused for what they are.
-    return tuple({repr(item): item for item in value}.values()) if isinstance(value, list | tuple) else value
+    return _once(value)
 
 
 def _texts(value: object) -> object:
-    """Let flags and variables write `data/*.npz,notes/` for what is a list in TOML."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    return tuple(value) if isinstance(value, list | tuple) else value
+    """Let flags and variables write `data/*.npz,notes/` for what is a list in TOML; each counts once."""
+    return _once([part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value)
 
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_texts)]
 WholeNumbers = Annotated[tuple[Annotated[int, Field(ge=1, le=1_000_000)], ...], BeforeValidator(_whole_numbers)]
 
 
-def _names(value: object) -> object:
-    """Let flags and variables write csv,tensorboard for what is a list in TOML, and none for an empty one."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip() not in {"", "none"}]
-    return tuple(dict.fromkeys(value)) if isinstance(value, list | tuple) else value
+def _texts_or_none(value: object) -> object:
+    """Let them write `none` for an empty list too, where no value has that name."""
+    return () if isinstance(value, str) and value.strip() == "none" else _texts(value)
 
 
-LoggerNames = Annotated[tuple[LoggerName, ...], BeforeValidator(_names)]
+LoggerNames = Annotated[tuple[LoggerName, ...], BeforeValidator(_texts_or_none)]
 
 
 def _arguments(value: object) -> object:

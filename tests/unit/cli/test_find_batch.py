@@ -41,7 +41,7 @@ def gpuplan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 
 def test_it_finds_without_asking_and_leads_to_a_launch_at_the_found_batch(gpuplan: Gpuplan) -> None:
-    code, out, err = gpuplan("find-batch", *FAKE)
+    code, out, err = gpuplan("find-batch", *FAKE, "--channels-last")
     assert code == 0, err
     assert f"found batch  {FOUND} per GPU (the largest safe one" in out
     assert f"{FOUND} *" in out
@@ -50,7 +50,9 @@ def test_it_finds_without_asking_and_leads_to_a_launch_at_the_found_batch(gpupla
     _, name, *arguments = shlex.split(command)
     code, out, err = gpuplan(name, *arguments, "--dry-run", "-o", "json")
     assert code == 0, err
-    assert json.loads(out)["batch"]["per_gpu"] == FOUND
+    planned = json.loads(out)
+    assert planned["workload"]["channels_last"] is True
+    assert planned["batch"]["per_gpu"] == FOUND
 
 
 def test_batch_size_is_where_it_starts_and_the_largest_where_it_ends(gpuplan: Gpuplan) -> None:

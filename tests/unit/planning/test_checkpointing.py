@@ -14,7 +14,8 @@ from gpuplan_job.checkpoint_interval import interval_seconds
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from gpuplan.planning.plan import LaunchPlan
+    from gpuplan.planning.plan import LaunchPlan, StepPlan
+    from gpuplan_job.contract import Expected
 
     MakePlan = Callable[..., LaunchPlan]
 
@@ -25,6 +26,12 @@ def saving(plan: LaunchPlan) -> Checkpoints:
     found = plan.steps[-1].checkpoints
     assert found is not None
     return found
+
+
+def expected(plan: LaunchPlan, step: StepPlan) -> Expected:
+    told = job_input(plan, step, run_id="r", attempt=1, learning_rate=0.1).expected
+    assert told is not None
+    return told
 
 
 def test_spot_saves_more_often_than_on_demand_and_many_instances_more_often_than_one(make_plan: MakePlan) -> None:
@@ -49,8 +56,29 @@ def test_what_is_asked_for_is_sent_and_what_is_not_the_job_works_out_for_itself(
         assert saving(plan).asked == (minutes is not None)
 
 
-def test_a_range_test_saves_nothing(make_plan: MakePlan) -> None:
-    assert make_plan(G5).steps[0].checkpoints is None
+def test_what_searches_saves_nothing_and_its_job_needs_no_room_for_it(make_plan: MakePlan) -> None:
+    plan = make_plan(G5 | {"launch.pipeline": "batch-then-lr-then-train"})
+    assert [(step.name, step.checkpoints is None) for step in plan.steps] == [
+        ("find-batch", True),
+        ("lr-find", True),
+        ("train", False),
+    ]
+    assert [expected(plan, step).checkpoint_gib is None for step in plan.steps] == [True, True, False]
+
+
+def test_an_average_of_the_weights_is_saved_with_them(make_plan: MakePlan) -> None:
+    plans = make_plan(G5), make_plan(G5 | {"workload.ema_decay": 0.999})
+    plain, averaged = (expected(plan, plan.steps[-1]).checkpoint_gib for plan in plans)
+    assert plain == pytest.approx((2 * 4 * 25_557_032 + 212_904) / 1024**3, rel=1e-3)
+    assert averaged == pytest.approx((3 * 4 * 25_557_032 + 2 * 212_904) / 1024**3, rel=1e-3)
+
+
+def test_each_job_is_told_the_batches_that_its_own_workers_hold(make_plan: MakePlan) -> None:
+    plan = make_plan(G5 | {"workload.data": "imagenet:s3://bucket/x", "workload.image_size": 224})
+    batch_gib = plan.batch.train.per_gpu * 3 * 224 * 224 * 4 / 1024**3
+    assert len({step.workers for step in plan.steps}) == 2
+    for step in plan.steps:
+        assert expected(plan, step).loader_gib == pytest.approx(step.workers * 2 * batch_gib, rel=1e-3)
 
 
 def test_saves_within_an_epoch_are_those_that_its_own_does_not_make_needless(make_plan: MakePlan) -> None:

@@ -81,8 +81,9 @@ def test_the_planned_row_costs_what_the_new_plan_says(make_plan: MakePlan) -> No
     assert advice.speed == "measured"
 
 
-def test_a_finder_on_another_gpu_leaves_the_estimates(make_plan: MakePlan) -> None:
-    plan = make_plan(on("p4d"))
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_a_finder_on_another_gpu_leaves_the_estimates(make_plan: MakePlan, schedule: str) -> None:
+    plan = make_plan(on("p4d", **{"workload.accumulate": 4, "workload.batch_schedule": schedule}))
     advice, train = more_gpus(plan, 784.0, seconds(99.0)), plan.step("train")
     assert isinstance(advice, CriticalBatch)
     assert train is not None

@@ -77,6 +77,19 @@ def test_accumulation_takes_as_many_micro_batches_and_fewer_all_reduces(make_pla
     assert 0.5 * hours(1) < hours(2) < hours(1)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "exponential"])
+@pytest.mark.parametrize("seconds", [1e-6, 1.0])
+def test_a_growing_batch_takes_about_as_long_as_a_constant_one(
+    make_plan: MakePlan, schedule: str, seconds: float
+) -> None:
+    def hours(schedule: str) -> float:
+        values = {"workload.data": "imagenet", "workload.model": "resnet50", "workload.epochs": 20}
+        values |= {"workload.accumulate": 4, "workload.batch_schedule": schedule}
+        return again(make_plan(G5 | values), seconds).time_hours.p50
+
+    assert hours(schedule) == pytest.approx(hours("constant"), rel=0.03)
+
+
 def test_a_finder_that_waits_for_data_does_not_slow_the_training_down(make_plan: MakePlan) -> None:
     plan = make_plan(G5 | {"workload.data": "imagenet", "workload.model": "resnet50"})
     starved = replace(measured(10.0), busy_seconds=0.2)

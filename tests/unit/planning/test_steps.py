@@ -10,13 +10,17 @@ import pytest
 from gpuplan.cli.options import Given
 from gpuplan.cli.planning import built, gather, over_defaults, resolve_profile, said, settled
 from gpuplan.core.errors import UsageError
+from gpuplan.planning.batch import StepBatch, plan_batches
 from gpuplan.planning.money.cost import Cost
 from gpuplan.planning.speed.throughput import Hours
+from gpuplan.planning.steps import train_step
+from gpuplan_job.code_check import CodeCheck, OwnOptimizer
 
 if TYPE_CHECKING:
     from conftest import MakePlan
     from gpuplan.planning.inputs import PlanInputs
     from gpuplan.planning.plan import LaunchPlan, StepPlan
+    from gpuplan_job.code_check import OptimizerKind
 
 G5: dict[str, object] = {"launch.instance": "g5", "launch.backend": "sagemaker"}
 SPOT: dict[str, object] = G5 | {"launch.spot": True}
@@ -82,6 +86,24 @@ def test_a_step_knows_the_gpu_that_its_image_must_support(make_plan: MakePlan) -
     plan = make_plan({"launch.instance": "p4d", "launch.backend": "sagemaker"})
     assert [step.compute_capability for step in plan.steps] == ["8.9", "8.0"]
     assert [step.compute_capability for step in make_plan(G5).steps] == ["8.6", "8.6"]
+
+
+@pytest.mark.parametrize(("kind", "momentum", "as_if"), [("sgd", 0.0, "sgd"), ("adamw", 0.0, "adamw")])
+def test_an_optimizer_of_a_users_own_takes_time_and_checkpoints_as_the_check_has_found_it(
+    kind: OptimizerKind, momentum: float, as_if: str
+) -> None:
+    known = inputs(IMAGES | {"workload.momentum": momentum, "workload.optimizer": as_if})
+    workload = known.settings.workload.model_copy(update={"optimizer": "own", "momentum": 0.9})
+    found = OwnOptimizer("Theirs", kind, momentum, 0.0, False, 1e-3, "lr", True, 0)  # noqa: FBT003 - fields in order
+    own = replace(
+        known,
+        settings=known.settings.model_copy(update={"workload": workload}),
+        checked=CodeCheck(known.data, [], "lightning", 3, 0.5, [], found, "", []),
+    )
+    batches = plan_batches(known.data.train_samples, StepBatch.of(64, 4), epochs=2)
+    ours, theirs = train_step(known, batches), train_step(own, batches)
+    assert theirs.time_hours == ours.time_hours
+    assert theirs.checkpoints == ours.checkpoints
 
 
 def test_data_on_s3_are_streamed_to_a_range_test_and_copied_to_a_training(make_plan: MakePlan) -> None:

@@ -46,6 +46,29 @@ CASES: list[tuple[dict[str, object], list[str]]] = [
         {"launch.instance": "g6", "launch.backend": "sagemaker", "launch.spot": True},
         ["spot-price"],
     ),
+    (
+        {"launch.instance": "g6", "launch.backend": "sagemaker", "launch.loggers": ("csv", "mlflow", "wandb")},
+        ["logger-not-in-image"],
+    ),
+    ({"launch.instance": "g6", "launch.loggers": ("mlflow",)}, []),
+    (
+        {
+            "launch.instance": "g6",
+            "launch.backend": "sagemaker",
+            "launch.loggers": ("mlflow",),
+            "aws.image": "123456789012.dkr.ecr.us-east-1.amazonaws.com/trainer:1",
+        },
+        [],
+    ),
+    (
+        {
+            "launch.instance": "g6",
+            "launch.backend": "sagemaker",
+            "launch.loggers": ("mlflow",),
+            "launch.pipeline": "lr",
+        },
+        [],
+    ),
     ({"launch.instance": "g6", "launch.backend": "sagemaker", "launch.max_hours": 120.0}, []),
     ({"launch.instance": "g6", "launch.backend": "sagemaker", "launch.max_hours": 121.0}, ["longest-run"]),
     ({"launch.instance": "g6", "launch.backend": "sagemaker", "launch.max_hours": 0.02}, ["short-limit"]),

@@ -231,3 +231,11 @@ def test_a_run_that_is_being_cancelled_says_so_and_is_not_over(store: RunStore, 
     found = document(store.record(RUN))
     assert found["state"] == "cancelling"
     assert "unknown" in found["exit_code"]
+
+
+def test_logs_are_named_only_where_a_training_wrote_them(drive: Drive) -> None:
+    assert document(drive())["train"]["logs"].endswith("/logs")
+
+
+def test_a_training_without_loggers_has_no_logs_and_says_why(drive: Drive) -> None:
+    assert document(drive({"launch.loggers": ()}))["train"]["logs"] == {"unknown": "it was trained without loggers"}

@@ -215,6 +215,7 @@ def test_loggers_are_names_with_commas_or_a_list_each_once(told: object, names: 
     assert Launch.model_validate({"backend": "local", "loggers": told}).loggers == names
 
 
-def test_a_logger_nobody_knows_is_refused() -> None:
+@pytest.mark.parametrize("told", ["csv,comet", "csv,none", ["comet"], [["csv"]]], ids=str)
+def test_a_logger_nobody_knows_is_refused(told: object) -> None:
     with pytest.raises(ValidationError, match="'csv', 'tensorboard', 'mlflow' or 'wandb'"):
-        Launch.model_validate({"backend": "local", "loggers": "csv,comet"})
+        Launch.model_validate({"backend": "local", "loggers": told})

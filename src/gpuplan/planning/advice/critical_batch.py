@@ -41,7 +41,7 @@ class GpuOption(Frozen):
     instance_gpus: int | None = None
     """GPUs that are paid for on all instances, used or not."""
     optimizer_steps: int | None = None
-    """Over the plan's epochs; None where they are not known."""
+    """Of the full batch, over the plan's epochs; None where they are not known."""
     time_hours: Hours | Unknown
     """Of those steps, as estimated."""
     startup_minutes: tuple[float, float] = (0.0, 0.0)

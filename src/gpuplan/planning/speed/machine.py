@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Literal
 
 from gpuplan.core.frozen import Frozen
-from gpuplan_job.contract import Optimizer, Precision
+from gpuplan.planning.memory.step_program import Optimizer
+from gpuplan_job.contract import Precision
 
 
 class Hardware(Frozen):
@@ -50,7 +51,7 @@ class StepLoad(Frozen):
     """Data loading processes of each GPU's process, 0 for none beside it; None where as many as there are vCPUs."""
     optimizer: Optimizer = "sgd"
     momentum: bool = True
-    """Of SGD."""
+    """Of SGD and RMSprop."""
     average: bool = False
     """A moving average of the weights is kept."""
     clipped: bool = False

@@ -40,9 +40,11 @@ _LAUNCH_FORWARD_SECONDS = 30e-6
 """CPU time of a kernel through Python: 20 to 47 us in published latencies of one image."""
 _LAUNCH_BACKWARD_SECONDS = 12e-6
 """The same from autograd's C++ thread: an assumption. Both decide for tiny inputs only."""
-_ACCESSES = {"sgd": 6.0, "momentum": 11.0, "adamw": 20.0, "lamb": 26.0, "own": 20.0}
+_ACCESSES = {"sgd": 6.0, "adam": 21.0, "adamw": 20.0, "rmsprop": 16.0, "adagrad": 16.0, "lamb": 26.0, "own": 20.0}
 """How often PyTorch's foreach optimizers read or write each parameter's bytes, weight decay included. LAMB also
-takes two norms and scales its update; one of the user's own is taken for AdamW."""
+takes two norms and scales its update; one of the user's own that is none of these is taken for AdamW."""
+_MOMENTUM_ACCESSES = {"sgd": 5.0, "rmsprop": 5.0}
+"""Those that keep a momentum only where it is asked for: they scale it, add to it, and step by it."""
 _UNSCALE_ACCESSES = 2.0
 """GradScaler divides the gradients by its scale."""
 _BUCKET_ACCESSES = 4.0
@@ -250,7 +252,7 @@ def _optimizer_seconds(parameter_bytes: float, load: StepLoad, hardware: Hardwar
     """Return the seconds in which the optimizer moves weights, gradients and state; 0 on a CPU, where they are few."""
     if hardware.bandwidth_gbs is None:
         return 0.0
-    accesses = _ACCESSES["momentum" if load.optimizer == "sgd" and load.momentum else load.optimizer]
+    accesses = _ACCESSES[load.optimizer] + (_MOMENTUM_ACCESSES.get(load.optimizer, 0.0) if load.momentum else 0.0)
     if load.precision == "16-mixed":
         accesses += _UNSCALE_ACCESSES
     if hardware.gpus > 1:

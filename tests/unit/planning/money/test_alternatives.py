@@ -78,7 +78,7 @@ def test_spot_costs_its_hours_and_what_interruptions_undo(make_plan: MakePlan, v
     ):
         hours = getattr(step.time_hours, band)
         # Between two saves lie 180 s on one instance, sqrt(2 x 0.41 s x 9.5 h); an epoch takes longer.
-        between_saves = (2 * 0.40891 * 3600 / INTERRUPTIONS_PER_HOUR[1] / step.instances) ** 0.5 / 3600
+        between_saves = (2 * 0.40934 * 3600 / INTERRUPTIONS_PER_HOUR[1] / step.instances) ** 0.5 / 3600
         lost = between_saves / 2 + minutes / 60
         total = hours / (1 - per_hour * step.instances * lost)
         assert float(getattr(spot.cost_usd, band)) == pytest.approx(usd * step.instances * total)
