@@ -43,9 +43,9 @@ def checked_code(inputs: PlanInputs) -> CheckedCode | None:
 
 
 def optimizer_kept(inputs: PlanInputs) -> OptimizerKept:
-    """Return the optimizer that memory, time and checkpoints are those of: the one that the user's model configures.
+    """Return the optimizer that memory, time, checkpoints and sweeps are planned for.
 
-    That is where it is the training's, and known.
+    It is the one that the user's model configures, where it is the training's, and known.
     """
     workload, check = inputs.settings.workload, inputs.checked
     if workload.optimizer == OWN and isinstance(check, CodeCheck) and check.optimizer:

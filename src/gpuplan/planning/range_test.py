@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from gpuplan.core.errors import UsageError
+from gpuplan.planning.checked_code import optimizer_kept
 from gpuplan_job import sweep_design
 from gpuplan_job.contract import BatchSpec, LrTarget, SweepAt, SweepSpec
 from gpuplan_job.sampling import EpochLayout
@@ -82,7 +83,8 @@ def range_test(inputs: PlanInputs, batches: BatchPlan) -> SweepSpec:
     settings = inputs.settings
     target, own = target_of(inputs, batches), reference_steps(inputs, batches)
     iterations = settings.lr.iterations or sweep_design.iterations(own)
-    designed = sweep_design.lr_range(settings.workload.optimizer, settings.workload.momentum)
+    kept = optimizer_kept(inputs)
+    designed = sweep_design.lr_range(kept.optimizer, kept.momentum)
     low, high = settings.lr.lr_min or designed[0], settings.lr.lr_max or designed[1]
     if low >= high:
         raise UsageError(

@@ -12,6 +12,7 @@ from gpuplan.cli.planning import built, gather, over_defaults, resolve_profile, 
 from gpuplan.core.errors import UsageError
 from gpuplan.planning.batch import StepBatch, plan_batches
 from gpuplan.planning.money.cost import Cost
+from gpuplan.planning.range_test import range_test
 from gpuplan.planning.speed.throughput import Hours
 from gpuplan.planning.steps import train_step
 from gpuplan_job.code_check import CodeCheck, OwnOptimizer
@@ -94,16 +95,17 @@ def test_an_optimizer_of_a_users_own_takes_time_and_checkpoints_as_the_check_has
 ) -> None:
     known = inputs(IMAGES | {"workload.momentum": momentum, "workload.optimizer": as_if})
     workload = known.settings.workload.model_copy(update={"optimizer": "own", "momentum": 0.9})
-    found = OwnOptimizer("Theirs", kind, momentum, 0.0, False, 1e-3, "lr", True, 0)  # noqa: FBT003 - fields in order
+    found = OwnOptimizer("Theirs", kind, momentum, 0.0, rate_at="lr", follows=True)
     own = replace(
         known,
         settings=known.settings.model_copy(update={"workload": workload}),
-        checked=CodeCheck(known.data, [], "lightning", 3, 0.5, [], found, "", []),
+        checked=CodeCheck(known.data, [], "lightning", [], found, "", []),
     )
     batches = plan_batches(known.data.train_samples, StepBatch.of(64, 4), epochs=2)
     ours, theirs = train_step(known, batches), train_step(own, batches)
     assert theirs.time_hours == ours.time_hours
     assert theirs.checkpoints == ours.checkpoints
+    assert range_test(own, batches) == range_test(known, batches)
 
 
 def test_data_on_s3_are_streamed_to_a_range_test_and_copied_to_a_training(make_plan: MakePlan) -> None:

@@ -91,7 +91,7 @@ def test_charges_name_what_is_in_the_total_what_is_not_and_the_age_of_their_pric
     [line] = facts(make_plan(IMAGENET))["charges"]
     inside, _, outside = line.partition("; not in it: ")
     assert inside.startswith("in the total: $2.35 ($4.56) for billed start-up, S3 reads $0.56")
-    assert "S3 storage $0.63 a month" in outside
+    assert "S3 storage $0.64 a month" in outside
     assert "data transfer, tax" in outside
     assert "(prices of 2025-10-28, 390 days old)" in outside
 
