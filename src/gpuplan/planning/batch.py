@@ -5,6 +5,7 @@ Built by `planning.steps`. The invariant lives in the type: a plan that breaks i
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
@@ -120,16 +121,11 @@ def plan_batches(
 
 
 def largest_fitting(fits: Callable[[int], bool], below: int) -> int | None:
-    """Return the largest batch under `below` that fits, None if not even 1 does; `fits` is monotone."""
-    low, high = 0, below
-    step = 1
-    while low + step < high and fits(low + step):
-        low, step = low + step, 2 * step
-    high = min(high, low + step)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
-    return low or None
+    """Return the largest batch under `below` that fits, None if not even 1 does; `fits` is monotone.
+
+    It halves from `below` on, so that searches from the same batch for other machines ask for the same ones.
+    """
+    return bisect_left(range(1, below), True, key=lambda batch: not fits(batch)) or None  # noqa: FBT003 - the key sought
 
 
 def _smaller(samples: int, batch: StepBatch, flag: str) -> str:

@@ -59,7 +59,7 @@ def test_the_cost_of_a_row_is_that_of_the_plan(capsys: Capture) -> None:
 
 
 def test_every_next_command_plans_a_best_row(capsys: Capture) -> None:
-    arguments = ("--model", "vit_l_16", "--data", "imagenet", "--per-gpu-batch", "512")
+    arguments = ("--model", "vit_b_16", "--data", "imagenet", "--per-gpu-batch", "512")
     best = [row for row in listed(capsys, *arguments).values() if row["best"]]
     lines = run(capsys, "compare", *arguments).split(" next  ")[1].splitlines()
     assert len(lines) == len(best)

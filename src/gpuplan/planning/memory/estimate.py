@@ -169,7 +169,10 @@ def largest_batch(traced: Traced | Unknown, process: TrainingProcess, memory_mib
         found = estimate(traced, process.model_copy(update={"per_gpu_batch": size}), memory_mib)
         return isinstance(found, MemoryEstimate) and found.verdict == "fits"
 
-    return largest_fitting(fits, _NO_BATCH) or 0
+    below = 1
+    while below < _NO_BATCH and fits(below):
+        below *= 2
+    return largest_fitting(fits, below) or 0
 
 
 def items_in_use(asked: Footprint, traced: Traced) -> list[MemoryItem]:
