@@ -7,8 +7,9 @@
 Forked ranks train a tiny network with BatchNorm, dropout, augmentation, accumulation, a ragged step and an average of
 the weights; a kill takes one rank, the other, or both. Real jobs are `gpuplan_job.launch` with torchrun; a kill takes a
 rank, torchrun or the launcher. The ranks agree on a save by votes a quarter of a second apart, so an interval of less
-than a second, which lets many saves fall into a short training, says nothing of what is lost. TMPDIR lies on another filesystem than the checkpoints. A run is resumed if it ends
-well, and the same if its weights, and those of its best epoch, are those of an undisturbed run to the bit.
+than a second, which lets many saves fall into a short training, says nothing of what is lost. TMPDIR lies on another
+filesystem than the checkpoints. A run is resumed if it ends well, and the same if its weights, and those of its best
+epoch, are those of an undisturbed run to the bit.
 """
 
 from __future__ import annotations
