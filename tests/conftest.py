@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gc
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
@@ -37,10 +39,19 @@ def pytest_configure() -> None:
             del os.environ[name]
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        # One for all workers, never the user's: what is traced for one test is there for the next.
+        os.environ["GPUPLAN_HOME"] = tempfile.mkdtemp(prefix="gpuplan-tests-")
     # What the SDK and moto load stays for good; a search through all of it for garbage takes a quarter of a second.
     gc.set_threshold(50_000, 20, 100)
     # Each session reads the services' descriptions anew, half a second of the thousand commands the tests run.
     botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+
+
+def pytest_unconfigure() -> None:
+    """Leave nothing of the tests' gpuplan behind."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        shutil.rmtree(os.environ["GPUPLAN_HOME"], ignore_errors=True)
 
 
 @dataclass

@@ -30,7 +30,6 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Plan:
-    monkeypatch.setenv("GPUPLAN_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
 
     def settings(*arguments: str) -> dict[str, Any]:
