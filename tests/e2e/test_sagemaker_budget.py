@@ -57,6 +57,14 @@ class TestWhatIsSent:
         assert [job.request["ResourceConfig"]["InstanceCount"] for job in sent] == [1, nodes]
         assert sum(worst(job, rates(plan)) for job in sent) <= budget
 
+    def test_all_eight_gpus_of_an_instance_are_paid_for_and_used(self, bench: Bench) -> None:
+        record = bench.launch(launch__instance="p4d", launch__pipeline="train", lr__learning_rate=0.05)
+        assert record.state == "succeeded"
+        [job] = bench.jobs(record.run_id)
+        assert job.request["ResourceConfig"]["InstanceType"] == "ml.p4d.24xlarge"
+        assert job.request["Environment"]["GPUPLAN_GPUS"] == "8"
+        assert json.loads(job.request["HyperParameters"]["batch"])["world_size"] == 8
+
     @pytest.mark.parametrize("used", [Decimal("0.9"), Decimal("0.4")])
     def test_each_new_attempt_gets_what_is_left_until_nothing_can_be_done_with_it(
         self, bench: Bench, used: Decimal
