@@ -30,9 +30,10 @@ infra: $(IAC)/.installed
 	$(IAC)/bin/python tests/infra/rendering.py $(IAC)/rendered
 	$(IAC)/bin/checkov --config-file infra/.checkov.yaml --file infra/gpuplan.yaml $(IAC)/rendered/*.json
 
-# Two at a time: many tests wait for processes. A file stays together, so that its emulator or its training is shared.
+# Two at a time: many tests wait for processes. A file stays together, so that its emulator or its training is shared; in
+# the order of their names, because those with few and slow tests, which must not come last, are in e2e and job.
 unit: $(INSTALLED)
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: $(INSTALLED)
 	$(BIN)/pytest --cov --cov-report=term

@@ -13,7 +13,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "imagefolder"
-TINY = ["--epochs", "3", "--runs", "2", "--lr-iterations", "60", "--per-gpu-batch", "64", "--world-size", "1"]
+TINY = ["--epochs", "2", "--runs", "2", "--lr-iterations", "60", "--per-gpu-batch", "64", "--world-size", "1"]
 """Enough for a curve that is not noise, images shifted and flipped as they are, and a training that beats guessing."""
 
 

@@ -28,6 +28,7 @@ pytestmark = pytest.mark.slow
 
 SMALL = ("--epochs", "2", "--runs", "1", "--lr-iterations", "40")
 """Enough for a range test with a minimum and a training that beats guessing."""
+TWO = (*SMALL, "--world-size", "2")
 PATIENCE = 240.0
 
 
@@ -63,8 +64,8 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 def test_lr_then_train_on_g5(client: Client, emulator: Emulator) -> None:
-    plan = client.json("plan", "--instance", "g5", "--pipeline", "lr-then-train", "--backend", "sagemaker", *SMALL)
-    launch = ["launch", "--instance", "g5", "--pipeline", "lr-then-train", "--backend", "sagemaker", "--yes", *SMALL]
+    plan = client.json("plan", "--instance", "g5", "--pipeline", "lr-then-train", "--backend", "sagemaker", *TWO)
+    launch = ["launch", "--instance", "g5", "--pipeline", "lr-then-train", "--backend", "sagemaker", "--yes", *TWO]
     run = client.json(*launch)
 
     assert (run["state"], run["exit_code"]) == ("succeeded", 0)
@@ -75,13 +76,13 @@ def test_lr_then_train_on_g5(client: Client, emulator: Emulator) -> None:
 
     told_find, told_train = parameters(find), parameters(train)
     assert told_find["batch"]["per_gpu"] == told_train["batch"]["per_gpu"] == 64
-    assert (told_find["batch"]["world_size"], told_train["batch"]["world_size"]) == (1, 4)
+    assert (told_find["batch"]["world_size"], told_train["batch"]["world_size"]) == (1, 2)
     assert told_train["train"]["learning_rate"] == run["lr"]["training_learning_rate"]
     found = run["lr"]["suggestion"]["learning_rate"]
     # Four digits are told.
     assert told_train["train"]["learning_rate"] == pytest.approx(found * run["lr"]["multiplier"], rel=1e-3)
 
-    assert run["train"]["world_size"] == 4
+    assert run["train"]["world_size"] == 2
     assert run["train"]["metrics"]["best_val_accuracy"] > 0.5, "ten classes"
     assert run["train"]["checkpoint"].startswith(
         f"s3://{client.bucket}/gpuplan/runs/{run['run_id']}/train/checkpoints/"

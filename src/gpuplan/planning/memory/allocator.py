@@ -26,11 +26,9 @@ _SEGMENT_ROUNDING = 2 * MIB
 """Larger segments are multiples of this: kRoundLarge."""
 
 
-class Step(NamedTuple):
-    """One call: `size` bytes are allocated under a number, or freed where `size` is 0."""
-
-    number: int
-    size: int
+Step = tuple[int, int]
+"""One call, a number and a size: that many bytes are allocated under the number, or freed where the size is 0. Plain
+tuples, because hundreds of thousands are kept and Python's garbage collector passes over them."""
 
 
 class Replay(NamedTuple):
@@ -159,7 +157,7 @@ class _Allocator:
 
 def rounded(size: int) -> int:
     """Return the bytes a block of `size` takes."""
-    return max(_ROUNDING, -(-size // _ROUNDING) * _ROUNDING)
+    return -(-size // _ROUNDING) * _ROUNDING or _ROUNDING
 
 
 def segment_size(size: int) -> int:

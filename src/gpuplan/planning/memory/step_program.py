@@ -83,12 +83,12 @@ class Program:
         number = len(self.kinds)
         self.kinds.append(kind)
         self.modules.append(module)
-        self.steps.append(Step(number, max(1, size)))
+        self.steps.append((number, max(1, size)))
         return number
 
     def free(self, numbers: Iterable[int]) -> None:
         """Free allocations, in this order."""
-        self.steps += [Step(number, 0) for number in numbers]
+        self.steps += [(number, 0) for number in numbers]
 
 
 @dataclass(frozen=True)

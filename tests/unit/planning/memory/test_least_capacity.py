@@ -14,8 +14,8 @@ def sequences(draw: st.DrawFn) -> list[Step]:
     for number in range(draw(st.integers(1, 30))):
         frees = draw(st.booleans())
         if live and frees:
-            steps.append(Step(live.pop(draw(st.integers(0, len(live) - 1))), 0))
-        steps.append(Step(number, draw(st.integers(1, 64)) * MIB))
+            steps.append((live.pop(draw(st.integers(0, len(live) - 1))), 0))
+        steps.append((number, draw(st.integers(1, 64)) * MIB))
         live.append(number)
     return steps
 

@@ -65,7 +65,7 @@ def test_a_plain_loop_holds_its_logits_through_the_next_forward_pass() -> None:
         program = assemble(trace(logits=MIB), replace(PLAIN, loop=loop), iterations=2)
         made = [number for number, kind in enumerate(program.kinds) if kind == "activations"]
         logits, next_activation = made[1], made[2]
-        events = [(step.number, bool(step.size)) for step in program.steps]
+        events = [(number, bool(size)) for number, size in program.steps]
         return events.index((logits, False)) > events.index((next_activation, True))
 
     assert freed_after_the_next_activation("plain")
@@ -108,8 +108,8 @@ def test_what_is_made_is_freed_once_at_the_most_and_the_peak_adds_up(
 ) -> None:
     around = Around(batch, optimizer, 0.9, 0.01, loop, buckets)
     program = assemble(trace((8 * MIB, 3 * MIB, 700), mixed=mixed, logits=4000), around, iterations)
-    made = [step.number for step in program.steps if step.size]
-    freed = [step.number for step in program.steps if not step.size]
+    made = [number for number, size in program.steps if size]
+    freed = [number for number, size in program.steps if not size]
     assert len(set(made)) == len(made) == len(program.kinds)
     assert len(set(freed)) == len(freed)
     assert sum(at_peak(program).values()) <= replay(program.steps).allocated, (
