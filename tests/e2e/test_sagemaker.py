@@ -186,7 +186,8 @@ def test_an_interrupted_spot_training_goes_on_from_its_checkpoint_and_so_does_a_
     client: Client, emulator: Emulator
 ) -> None:
     arguments = ["launch", "--instance", "g5", "--pipeline", "train", "--lr", "0.05", "--yes", "--spot"]
-    process = client.start(*arguments, "--epochs", "4", "--world-size", "2", "-o", "json")
+    data = ("--data", "fake:1x8x8:10:800", "--epochs", "4", "--world-size", "2")
+    process = client.start(*arguments, *data, "-o", "json")
     s3 = emulator.client("s3")
 
     def has_checkpoint(of: str) -> bool:

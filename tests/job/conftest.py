@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +13,16 @@ import gpuplan_job
 from gpuplan_job.contract import BatchSpec, JobInput, TrainSpec, WorkloadSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_garbage_alone() -> Iterator[None]:
+    """Spare searches that collect garbage before each try what all tests before them have left in this process."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
