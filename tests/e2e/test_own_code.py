@@ -84,18 +84,20 @@ def test_a_broken_model_is_refused_with_file_and_line_before_anything_is_submitt
     assert not list((project.parent / "home").glob("runs/*"))
 
 
-def test_the_code_is_shipped_to_sagemaker_unpacked_and_trained(client: Client, emulator: Emulator) -> None:
+def test_the_code_is_shipped_to_sagemaker_unpacked_searched_and_trained(client: Client, emulator: Emulator) -> None:
     shutil.copytree(EXAMPLE, client.home, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True)
-    arguments = ("--instance", "g5", "--world-size", "2", "--pipeline", "train", "--lr", "0.01", "--epochs", "2")
+    arguments = ("--instance", "g5", "--world-size", "2", "--pipeline", "lr-then-train", *SMALL)
     plan = client.json("plan", *arguments)
     run = client.json("launch", "--yes", *arguments)
     assert (run["state"], run["exit_code"]) == ("succeeded", 0), run
+    assert run["lr"]["suggestion"]["verdict"] == "ok"
     assert run["train"]["metrics"]["best_val_accuracy"] > 0.5
-    job = emulator.job(f"{run['run_id']}-train-1")
-    planned = plan["steps"][0]["request"]
-    assert job.request["InputDataConfig"] == planned["InputDataConfig"], "the plan names the very folder, offline"
-    code = json.loads(job.request["HyperParameters"]["code"])
-    folder = planned["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3Uri"].removeprefix(f"s3://{client.bucket}/")
-    stored = emulator.client("s3").head_object(Bucket=client.bucket, Key=f"{folder}code.zip")
-    assert stored["ContentLength"] == code["bytes"]
-    assert code["sha256"] == plan["provenance"]["code"]["sha256"]
+    for step in plan["steps"]:
+        job = emulator.job(f"{run['run_id']}-{step['name']}-1")
+        planned = step["request"]
+        assert job.request["InputDataConfig"] == planned["InputDataConfig"], "the plan names the very folder, offline"
+        code = json.loads(job.request["HyperParameters"]["code"])
+        assert code["sha256"] == plan["provenance"]["code"]["sha256"]
+        uri = planned["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3Uri"]
+        key = uri.removeprefix(f"s3://{client.bucket}/") + "code.zip"
+        assert emulator.client("s3").head_object(Bucket=client.bucket, Key=key)["ContentLength"] == code["bytes"]
