@@ -242,7 +242,7 @@ def launched(job_input: JobInput, folder: Path) -> int:
 @LINUX
 @pytest.mark.slow
 def test_a_job_under_a_limit_meets_it_lives_and_chooses_what_is_safe(train_input: JobInput, tmp_path: Path) -> None:
-    spec = BatchSearchSpec(96, 0.95, 2, 1, 300.0, memory_gib=0.9)
+    spec = BatchSearchSpec(256, 0.95, 2, 1, 300.0, memory_gib=1.0)
     job_input = job(train_input, "fake:3x64x64:10:2000", 64, spec)
     job_input = replace(job_input, workload=replace(job_input.workload, model="mobilenet_v3_small"))
     assert launched(job_input, tmp_path) == 0
@@ -253,7 +253,7 @@ def test_a_job_under_a_limit_meets_it_lives_and_chooses_what_is_safe(train_input
     assert (choice.chosen, choice.largest, choice.fastest) == (result.chosen, result.largest, result.fastest)
     peak = result.trial(result.largest).peak_gib
     assert peak is not None
-    assert peak <= 0.95 * 0.9
+    assert peak <= 0.95
     assert result.reserved_gib > 0.005, "DDP's buckets of two processes: 1.5 million parameters in fp32"
 
 
