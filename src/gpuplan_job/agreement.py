@@ -55,8 +55,8 @@ class Agreement:
         self._since = 0
         """Steps since the last vote."""
         self._voted = clock()
-        self.lag_seconds = 0.0
-        """Between a wish and what comes of it, as rank 0 measures it."""
+        self.delay_seconds = 0.0
+        """Until what is not wished now, but at the next chance, comes about; as rank 0 measures it."""
 
     def stepped(self) -> Wish:
         """Return what the ranks have agreed to do after the optimizer step that was just taken."""
@@ -105,7 +105,8 @@ class Agreement:
             gap = self._gap
             if self._since:
                 step_seconds = (now - self._voted) / self._since
-                self.lag_seconds = 0.0 if gap == 1 else gap * step_seconds
+                # A vote after each step is answered at once, any other by the time of the next.
+                self.delay_seconds = step_seconds if gap == 1 else 2 * gap * step_seconds
                 gap = max(1, min(_MOST_STEPS, 2 * gap, int(_PERIOD_SECONDS / max(step_seconds, 1e-6))))
         self._voted, self._since = now, 0
         ballot = torch.tensor([int(wish.save), int(wish.stop), gap])

@@ -179,7 +179,8 @@ class CheckpointKeeper(pl.Callback):
             self.files.finish(epochs)
 
     def _wish(self) -> Wish:
-        due = self._clock() + self._agreement.lag_seconds >= self._due
+        # Asked for at the next chance it would come too late.
+        due = self._clock() + self._agreement.delay_seconds >= self._due
         return Wish(save=due and self._rank == 0, stop=self.stop.asked())
 
     def _after_step(self, trainer: pl.Trainer) -> None:
@@ -204,7 +205,8 @@ class CheckpointKeeper(pl.Callback):
             started = self._clock()
             self._write(trainer, place)
             ended = self._clock()
-            self._due = ended + self._interval(ended - started)
+            # A save that is cut off is lost with its own time.
+            self._due = ended + self._interval(ended - started) - (ended - started)
         self._kept_steps = place.steps(self.training)
         self._after_save()
 

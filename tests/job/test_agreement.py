@@ -35,7 +35,7 @@ class Training:
         self.agreement = Agreement(group, 0, self.wish, lambda: self.now)
 
     def wish(self) -> Wish:
-        return Wish(save=self.now + self.agreement.lag_seconds >= self.due)
+        return Wish(save=self.now + self.agreement.delay_seconds >= self.due)
 
     def steps(self, count: int, seconds: float) -> None:
         for _ in range(count):
@@ -46,7 +46,7 @@ class Training:
 
 
 @pytest.mark.parametrize("step_seconds", [0.001, 0.01, 0.1, 0.4, 3.0])
-def test_a_save_that_is_due_happens_once_and_about_when_it_is(
+def test_a_save_happens_once_and_never_later_than_it_is_due(
     group: distributed.ProcessGroup, step_seconds: float
 ) -> None:
     training = Training(group)
@@ -54,4 +54,4 @@ def test_a_save_that_is_due_happens_once_and_about_when_it_is(
     training.agreement.close()
     assert training.saves[-1] > 30
     gaps = [after - before for before, after in zip([0.0, *training.saves], training.saves, strict=False)]
-    assert all(gap == pytest.approx(10.0, abs=step_seconds + 0.5) for gap in gaps), gaps
+    assert all(9.0 - step_seconds <= gap <= 10.0 + 1e-6 for gap in gaps), gaps

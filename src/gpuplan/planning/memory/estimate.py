@@ -172,7 +172,7 @@ def largest_batch(traced: Traced | Unknown, process: TrainingProcess, memory_mib
     below = 1
     while below < _NO_BATCH and fits(below):
         below *= 2
-    return largest_fitting(fits, below) or 0
+    return largest_fitting(lambda size: size <= below // 2 or fits(size), below) or 0
 
 
 def items_in_use(asked: Footprint, traced: Traced) -> list[MemoryItem]:
