@@ -37,14 +37,16 @@ def main(arguments: list[str]) -> int:
         loss.plot(*column(rows, "train_loss"), "o-", label="training")
         loss.plot(*column(rows, "val_loss"), "s--", label="validation")
         loss.set(title=f"{name}: loss", xlabel="optimizer step", yscale="log")
-        loss.legend(loc="lower left", fontsize="small")
         rate.plot(*column(rows, "learning_rate"), ".-")
         rate.set(title="learning rate", xlabel="optimizer step")
         epochs, reached = column(rows, "val_accuracy", "epoch")
         accuracy.plot(epochs, reached, "s-")
         best = max(reached)
         accuracy.annotate(f"{best:.4f}", (epochs[reached.index(best)], best), ha="right", va="bottom")
+        accuracy.margins(y=0.15)
+        accuracy.set_xticks(epochs)
         accuracy.set(title="validation accuracy", xlabel="epoch")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower left", ncols=3)
     figure.savefig(target, dpi=110)
     return 0
 
