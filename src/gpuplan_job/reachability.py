@@ -70,7 +70,9 @@ def absent(
         time.sleep(_POLL_SECONDS)
 
 
-def reduce(store: Store, backend: str, device: torch.device, process: Process) -> None:
+def reduce(
+    store: Store, backend: str, device: torch.device, process: Process, seconds: float = _REDUCE_SECONDS
+) -> None:
     """Sum a one over all ranks, in a thread: what cannot reach its peers is stuck in C and cannot be interrupted.
 
     Raises:
@@ -89,7 +91,7 @@ def reduce(store: Store, backend: str, device: torch.device, process: Process) -
                 rank=process.rank,
                 world_size=process.world_size,
                 # Longer than we wait: its own watchdog would end the process without a word.
-                timeout=timedelta(seconds=4 * _REDUCE_SECONDS),
+                timeout=timedelta(seconds=4 * seconds),
             )
             one = torch.ones(1, device=device)
             distributed.all_reduce(one)
@@ -100,14 +102,14 @@ def reduce(store: Store, backend: str, device: torch.device, process: Process) -
 
     thread = threading.Thread(target=run, daemon=True)
     thread.start()
-    thread.join(_REDUCE_SECONDS)
+    thread.join(seconds)
     if errors:
         first = str(errors[0]).partition("\n")[0]
         text = f"{backend} cannot sum over {process.world_size} ranks: {type(errors[0]).__name__}: {first}"
         raise JobError("communication", text, _fix(backend))
     if thread.is_alive():
         others = [rank for rank in range(process.world_size) if not store.check([f"done/{rank}"])]
-        raise unreachable(others, backend, _REDUCE_SECONDS)
+        raise unreachable(others, backend, seconds)
     if sums != [float(process.world_size)]:
         text = f"{backend} summed {process.world_size} ones to {sums[0]:g}"
         raise JobError("communication", text, "check the GPUs: their links give wrong results")

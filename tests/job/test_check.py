@@ -396,15 +396,12 @@ def test_files_outside_the_code_are_remembered_with_size_and_time(
     assert found.data.bytes_per_sample == pytest.approx(4 / 6), "one file of four bytes serves six samples"
 
 
-def test_a_folder_whose_name_begins_like_one_of_the_system_is_data(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_whose_name_begins_like_one_of_the_system_is_data(tmp_path: Path) -> None:
     for name in ("proc/1", "processed/1"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text("four")
-    monkeypatch.setattr(reads, "_SYSTEM", (str(tmp_path / "proc"),))
     listener = reads.Reads()
     with listener.listening():
         for name in ("proc/1", "processed/1"):
             (tmp_path / name).read_text()
-    assert list(listener.outside(tmp_path / "code")) == [str(tmp_path / "processed/1")]
+    assert list(listener.outside(tmp_path / "code", [str(tmp_path / "proc")])) == [str(tmp_path / "processed/1")]

@@ -215,8 +215,7 @@ def test_ranks_that_cannot_reach_each_other_are_named_with_the_interface(monkeyp
     assert "security group" in error.fix
 
 
-def test_a_sum_over_ranks_of_which_one_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reachability, "_REDUCE_SECONDS", 0.5)
+def test_a_sum_over_ranks_of_which_one_never_comes_is_given_up() -> None:
     with pytest.raises(JobError, match="gloo") as caught:
-        reachability.reduce(HashStore(), "gloo", torch.device("cpu"), Process(0, 0, 2, 2))
+        reachability.reduce(HashStore(), "gloo", torch.device("cpu"), Process(0, 0, 2, 2), seconds=0.5)
     assert caught.value.kind == "communication"

@@ -52,12 +52,12 @@ class Reads:
         finally:
             self._blocks = [block for block in self._blocks if block is not opened]
 
-    def outside(self, code: Path) -> dict[str, list[int]]:
-        """Return what still exists of it outside the code, this Python and the user's caches: size, time of change."""
+    def outside(self, code: Path, system: Iterable[str] = _SYSTEM) -> dict[str, list[int]]:
+        """Return what still exists of it outside code, Python, `system` and the caches: size, time of change."""
         own = [Path(path).resolve() for path in (sys.prefix, sys.base_prefix, *site.getsitepackages())]
         own += [Path(path).resolve() for path in sysconfig.get_paths().values()]
         own += [Path(name).expanduser().resolve() for name in ("~/.cache", "~/.config")]
-        own += [code.resolve(), Path(__file__).resolve().parents[1], *map(Path, _SYSTEM)]
+        own += [code.resolve(), Path(__file__).resolve().parents[1], *map(Path, system)]
         searched = {Path(entry).resolve() for entry in sys.path}  # Python itself lists them to find a module
         found: dict[str, list[int]] = {}
         for name in self._names:

@@ -27,13 +27,10 @@ WORKLOAD = WorkloadSpec(
 
 
 @pytest.mark.parametrize("kept", ["checkpoints", "logs"])
-def test_a_later_attempt_finds_what_those_before_it_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str
-) -> None:
+def test_a_later_attempt_finds_what_those_before_it_kept(tmp_path: Path, kept: str) -> None:
     launcher = tmp_path / "launcher"
     launcher.write_text('#!/bin/sh\necho $$ > "$4/claim"\n')
     launcher.chmod(0o755)
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: object())
     backend = LocalBackend(tmp_path / "runs", python=str(launcher))
     job = JobInput("run-1", "train", 1, "plan", WORKLOAD, BatchSpec(8, 1, 1), "cpu", train=TrainSpec(0.1))
     folders = []
