@@ -1,0 +1,1 @@
+"""Trainings that `kill_resume.py` kills and resumes: forked ranks, and whole jobs."""
